@@ -1,0 +1,97 @@
+"""What travels with a piece of work: who asked, on whose behalf, until when, and as part of which trace.
+
+One immutable `Context` is current in each task. It enters with a request or a message, leaves with
+outgoing requests and messages, and is never global: tasks started from a task inherit it.
+W3C Trace Context (https://www.w3.org/TR/trace-context/) gives the form of the trace identifiers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A position in a distributed trace: the trace and the span that encloses what is done now."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool = True
+
+    def traceparent(self) -> str:
+        """Return the header value of W3C Trace Context, version 00."""
+        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{'01' if self.sampled else '00'}"
+
+    def child(self) -> Trace:
+        """Return the position inside a new span of the same trace."""
+        return replace(self, span_id=new_span_id())
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """All that accompanies one piece of work. `deadline` is an instant; None is no limit."""
+
+    correlation_id: str
+    trace: Trace
+    deadline: datetime | None = None
+    principal: str | None = None
+    causation_id: UUID | None = None
+
+
+_current: ContextVar[Context | None] = ContextVar("covey_context", default=None)
+
+
+def current() -> Context:
+    """Return the context of this task; outside of any request or message a fresh one."""
+    return _current.get() or new_context()
+
+
+@contextmanager
+def use(context: Context) -> Iterator[Context]:
+    """Make `context` current inside the block, and restore what was current before."""
+    token = _current.set(context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)
+
+
+def new_context(correlation_id: str | None = None, traceparent: str | None = None) -> Context:
+    """Start or continue a piece of work from what came in; neither value is trusted.
+
+    A malformed correlation id is replaced (by the trace id, so that logs and traces share one), and a
+    malformed traceparent starts a new trace: a bad header must not fail a request, nor reach a log.
+    """
+    trace = parse_traceparent(traceparent) or Trace(new_trace_id(), new_span_id())
+    if correlation_id is None or not _CORRELATION_ID.fullmatch(correlation_id):
+        correlation_id = f"{trace.trace_id:032x}"
+    return Context(correlation_id, trace)
+
+
+def parse_traceparent(value: str | None) -> Trace | None:
+    """Return the position that a `traceparent` names, or None when it is absent, malformed or all zero."""
+    match = _TRACEPARENT.fullmatch(value) if value else None
+    if match is None:
+        return None
+    trace_id, span_id = int(match[1], 16), int(match[2], 16)
+    return Trace(trace_id, span_id, bool(int(match[3], 16) & 1)) if trace_id and span_id else None
+
+
+def new_trace_id() -> int:
+    """Return 128 random bits, never zero."""
+    return int.from_bytes(os.urandom(16), "big") | 1
+
+
+def new_span_id() -> int:
+    """Return 64 random bits, never zero."""
+    return int.from_bytes(os.urandom(8), "big") | 1

@@ -1,0 +1,128 @@
+"""The one error tree. It answers two questions: whose fault is it, and may I retry?
+
+    CoveyError
+    ├── Rejected                 the caller's fault; the same request will fail again
+    │   ├── Invalid              what was sent breaks a rule (HTTP 422)
+    │   │   └── Unreadable       what was sent cannot even be parsed (HTTP 400)
+    │   ├── Unauthenticated      nobody we know (HTTP 401)
+    │   ├── Forbidden            known, but not allowed (HTTP 403)
+    │   ├── NotFound             no such thing (HTTP 404)
+    │   ├── Conflict             it contradicts the present state (HTTP 409)
+    │   └── TooLarge             over a stated limit (HTTP 413)
+    ├── Unavailable              nobody's fault that a retry could not cure (HTTP 503)
+    │   ├── DatabaseUnavailable  PostgreSQL refused, vanished or timed out
+    │   ├── PoolExhausted        no connection became free within the budget
+    │   ├── BrokerUnavailable    the broker refused, vanished or timed out: the outcome is unknown
+    │   ├── DependencyUnavailable  another service or a provider did not answer: the outcome is unknown
+    │   └── DeadlineExceeded     the time given for this work is over (HTTP 504)
+    └── Defect                   ours; only a change of code or configuration cures it (HTTP 500)
+        ├── ConfigurationError   a setting is missing or contradicts another
+        ├── DefinitionError      a saga, router or message was declared wrongly
+        ├── HistoryLost          the broker no longer holds messages that we have not read
+        └── Fenced               another owner has taken over; this one must stop
+
+Vendor exceptions are translated where the vendor is called; a test per seam shows that none leaks.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+Fault = Literal["caller", "dependency", "service"]
+
+
+class CoveyError(Exception):
+    """The root of every error that covey raises."""
+
+    fault: Fault = "service"
+    retryable = False
+
+
+class Rejected(CoveyError):
+    """The request cannot succeed as it stands; repeating it is pointless."""
+
+    fault = "caller"
+
+
+class Invalid(Rejected):
+    """What was sent can be read but breaks a rule. `errors` says where and which."""
+
+    def __init__(self, message: str, errors: list[dict[str, str]] | None = None) -> None:
+        super().__init__(message)
+        self.errors = errors or []
+
+
+class Unreadable(Invalid):
+    """What was sent cannot be parsed."""
+
+
+class Unauthenticated(Rejected):
+    """The caller did not prove who it is."""
+
+
+class Forbidden(Rejected):
+    """The caller is known and may not do this."""
+
+
+class NotFound(Rejected):
+    """There is no such thing, or the caller may not know that there is."""
+
+
+class Conflict(Rejected):
+    """The request contradicts the present state."""
+
+
+class TooLarge(Rejected):
+    """The request is over a limit that the message names."""
+
+
+class Unavailable(CoveyError):
+    """The work could not be done now; the same request may succeed after `retry_after`."""
+
+    fault = "dependency"
+    retryable = True
+
+    def __init__(self, message: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL refused the connection, vanished or timed out. A commit under way has an unknown outcome."""
+
+
+class PoolExhausted(Unavailable):
+    """No database connection became free within the time allowed for waiting."""
+
+
+class BrokerUnavailable(Unavailable):
+    """The broker did not confirm. What was being published may or may not be stored."""
+
+
+class DependencyUnavailable(Unavailable):
+    """Another service or a provider did not answer. What was asked may or may not have happened."""
+
+
+class DeadlineExceeded(Unavailable):
+    """The time given for this work is over; nobody waits for its result any more."""
+
+
+class Defect(CoveyError):
+    """A mistake in code or configuration. Retrying does not help."""
+
+
+class ConfigurationError(Defect):
+    """A setting is missing, malformed or contradicts another. The message says which, and what to do."""
+
+
+class DefinitionError(Defect):
+    """A message, router or saga was declared in a way that could not work. Raised at import, not at run time."""
+
+
+class HistoryLost(Defect):
+    """The broker has dropped messages that this service has not read. An operator must decide; see the message."""
+
+
+class Fenced(Defect):
+    """Another process owns this role now. Whatever this one had begun was rolled back."""

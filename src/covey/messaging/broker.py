@@ -1,0 +1,95 @@
+"""The broker as covey sees it: an ordered log for each service, read from a position that the reader keeps.
+
+There are no acknowledgements and no redelivery: a consumer stores what it reads together with its position,
+in one transaction of its own database, and after a crash reads on from there. What a broker must promise is
+therefore little: to store in order, to confirm, to read from a sequence number without holes.
+`covey.testing.broker_contract` is the suite that every backend must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from covey.message import Envelope, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A kind of messages in a stream, and a name without its version; no name is all of that kind.
+
+    The version is left out on purpose: a version that the consumer does not know must reach it, to be seen.
+    """
+
+    kind: Kind
+    name: str = ""
+
+    def matches(self, envelope: Envelope) -> bool:
+        """Tell whether this topic holds the message."""
+        return self.kind == envelope.kind and self.name in ("", name_of(envelope.type))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message and its place in the stream. Sequences grow; a filtered reader sees gaps between them."""
+
+    sequence: int
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The sequences that a stream holds now; an empty stream has `first == last + 1`."""
+
+    first: int
+    last: int
+
+
+class Reader(Protocol):
+    """One position in one stream, moving forward."""
+
+    async def next(self, limit: int) -> list[Entry]:
+        """Wait for at least one message, then return what has arrived, in order, at most `limit`.
+
+        Raises BrokerUnavailable when the connection is lost or a message was missed; open a new reader then.
+        """
+        ...
+
+
+class Broker(Protocol):
+    """An ordered, durable log for each service."""
+
+    async def ensure_stream(self, stream: str) -> None:
+        """Create the stream of that service if there is none; several processes may do so at once."""
+        ...
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+        """Store each envelope in its stream; return when all are stored, in the given order for each key.
+
+        Raises BrokerUnavailable when that is not certain: of each key some first part may then be stored, never
+        a later message without an earlier one. Publishing the same ids again is safe: a backend may drop what
+        it recognizes, and consumers drop the rest.
+        """
+        ...
+
+    def read(self, stream: str, topics: Collection[Topic], after: int) -> AbstractAsyncContextManager[Reader]:
+        """Open a reader of those topics that begins behind sequence `after` (0: at the first message held).
+
+        A stored message that is no envelope is not skipped: it arrives with a header `unreadable` that says why.
+        """
+        ...
+
+    async def extent(self, stream: str) -> Extent:
+        """Return the sequences that the stream holds."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection; publishing and reading under way raise BrokerUnavailable."""
+        ...
+
+
+def name_of(message_type: str) -> str:
+    """Return what the type says between its stream and its version: `order.placed.v1` gives `placed`."""
+    return message_type.partition(".")[2].rpartition(".")[0]

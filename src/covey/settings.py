@@ -1,0 +1,55 @@
+"""Settings of a service, read once at start from the environment.
+
+A wrong value stops the service before it opens anything, with one line a mistake that names the variable.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, TypeVar
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from covey.errors import ConfigurationError
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs to know. Subclass it to add a service's own settings."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    database_url: str = Field(description="postgresql://role:password@host:port/database of this service alone")
+    nats_url: Annotated[str, NoDecode] = Field(description="nats://host:port, several separated by commas")
+    valkey_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("VALKEY_URL", "REDIS_URL"),
+        description="valkey://host:port; REDIS_URL is read when VALKEY_URL is not set",
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    system: str = Field(default="covey", validation_alias=AliasChoices("COVEY_SYSTEM", "system"))
+    replica: str = Field(default="1", validation_alias=AliasChoices("COVEY_REPLICA", "replica"))
+    log_level: str = "INFO"
+    otel_exporter_otlp_endpoint: str | None = None
+
+    pool_size: int = Field(default=10, ge=1, description="connections for requests and handlers, each process")
+    pool_wait: timedelta = Field(default=timedelta(seconds=2), description="how long work waits for a connection")
+    statement_timeout: timedelta = Field(default=timedelta(seconds=10), description="no statement runs longer")
+    drain_timeout: timedelta = Field(default=timedelta(seconds=10), description="work may finish for so long after SIGTERM")
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load(settings: type[S]) -> S:
+    """Read `settings` from the environment; raise ConfigurationError naming each variable that is wrong."""
+    try:
+        return settings()
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError(
+            "the environment does not make a working service:\n"
+            + "\n".join(lines)
+            + "\n`covey up` sets these for every service; see docs/configuration.md"
+        ) from None
