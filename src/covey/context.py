@@ -56,6 +56,11 @@ def current() -> Context:
     return _current.get() or new_context()
 
 
+def active() -> Context | None:
+    """Return the context of this task, or None outside of any request or message."""
+    return _current.get()
+
+
 @contextmanager
 def use(context: Context) -> Iterator[Context]:
     """Make `context` current inside the block, and restore what was current before."""

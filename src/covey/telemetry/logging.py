@@ -1,0 +1,132 @@
+"""Structured logs: `structlog.get_logger().info("order placed", order_id=…)` becomes one JSON line on stdout.
+
+A call only queues what was said; a thread formats and writes about every 50 ms, at close and at exit. Each line
+has timestamp, level, event, service and, inside a request or message, correlation_id, trace_id and span_id.
+What libraries log through the standard library takes the same way. structlog's configuration is that
+library's own global: `LogPipeline.open` sets it, `close` gives it back.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NoReturn
+
+import structlog
+
+from covey import context
+from covey.telemetry.background import Background
+from covey.telemetry.exceptions import describe
+from covey.telemetry.redaction import redact_items, redact_text
+from covey.telemetry.rendering import Line, json_line, pretty_line
+
+_LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical"}
+_NO_FIELDS: Mapping[str, Any] = {}
+
+Later = Callable[[], Line | None]
+"""Makes the line when the thread comes to it; None writes nothing."""
+
+
+class LogPipeline:
+    """Takes lines from any thread and writes them in order from its own. At most 65,536 wait; more are dropped."""
+
+    def __init__(self, service: str, write: Callable[[bytes], object], *, pretty: bool = False) -> None:
+        self._service = service
+        self._write = write
+        self._render = pretty_line if pretty else json_line
+        self._background: Background[Later] = Background(
+            "covey-logs", self._write_lines, interval=0.05, batch=64, limit=65_536
+        )
+        self.put = self._background.put
+        self.flush = self._background.flush
+        self._handler = _StandardHandler(self)
+        self._root_level = logging.NOTSET
+
+    @property
+    def dropped(self) -> int:
+        """Return how many lines were lost, because writing failed or could not keep up."""
+        return self._background.dropped
+
+    def open(self, level: str = "INFO") -> None:
+        """Make this the destination of structlog and of the standard library's root logger."""
+        structlog.configure(
+            processors=[self._capture],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+            logger_factory=structlog.ReturnLoggerFactory(),
+            cache_logger_on_first_use=False,
+        )
+        root = logging.getLogger()
+        self._root_level = root.level
+        root.addHandler(self._handler)
+        root.setLevel(level.upper())
+        self._background.start()
+
+    def close(self) -> None:
+        """Give structlog and the root logger back, and write everything that waits."""
+        root = logging.getLogger()
+        root.removeHandler(self._handler)
+        root.setLevel(self._root_level)
+        structlog.reset_defaults()
+        self._background.close()
+
+    def log(
+        self, level: str, event: str, fields: Mapping[str, Any] = _NO_FIELDS, error: BaseException | None = None
+    ) -> None:
+        """Queue one line about the current context. `fields` are redacted and copied, `error` is described, now."""
+        said = redact_items(fields)
+        if error is not None:
+            said["exception"] = describe(error)
+        self._background.put(partial(self.line, time.time_ns(), level, event, context.active(), said))
+
+    def line(self, at_ns: int, level: str, event: str, about: context.Context | None, fields: dict[str, Any]) -> Line:
+        """Return a line; `fields` must be redacted already and cannot replace what every line has."""
+        line: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(at_ns / 1e9, UTC),
+            "level": level,
+            "event": redact_text(event),
+            "service": self._service,
+        }
+        if about is not None:
+            line["correlation_id"] = about.correlation_id
+            line["trace_id"] = f"{about.trace.trace_id:032x}"
+            line["span_id"] = f"{about.trace.span_id:016x}"
+        return {**fields, **line} if fields.keys() & line.keys() else {**line, **fields}
+
+    def _capture(self, logger: object, method: str, fields: MutableMapping[str, Any]) -> NoReturn:
+        event, error = str(fields.pop("event", "")), _error(fields.pop("exc_info", None))
+        self.log(_LEVELS.get(method, method), event, fields, error)
+        raise structlog.DropEvent
+
+    def _write_lines(self, entries: list[Later]) -> None:
+        self._write(b"".join([self._rendered(later) for later in entries]))
+
+    def _rendered(self, later: Later) -> bytes:
+        try:
+            line = later()
+            return b"" if line is None else self._render(line)
+        except Exception as error:  # one unwritable value must not take its neighbours with it
+            return self._render({"level": "error", "event": "unwritable log line", "error": type(error).__name__})
+
+
+class _StandardHandler(logging.Handler):
+    """Takes what libraries log through the standard library."""
+
+    def __init__(self, pipeline: LogPipeline) -> None:
+        super().__init__()
+        self._pipeline = pipeline
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._pipeline.log(record.levelname.lower(), record.getMessage(), {"logger": record.name}, error)
+
+
+def _error(exc_info: Any) -> BaseException | None:
+    """Return the exception that `exc_info` means: itself, a tuple as of sys.exc_info, or True for the present one."""
+    if exc_info is True:
+        return sys.exc_info()[1]
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    return error if isinstance(error, BaseException) else None
