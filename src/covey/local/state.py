@@ -44,6 +44,7 @@ class StateFolder:
         self.path = path
         self._lock = lock
         self._guardian = keeper
+        self._processes: list[Process] = []
 
     @property
     def guardian_pid(self) -> int:
@@ -52,7 +53,9 @@ class StateFolder:
 
     def spawn(self, launch: Launch) -> Process:
         """Start a process on record, its output in `logs/<name>.log`."""
-        return spawn(launch, records_of(self.path), log_of(self.path, launch.name))
+        process = spawn(launch, records_of(self.path), log_of(self.path, launch.name))
+        self._processes = [*(known for known in self._processes if known.status is None), process]
+        return process
 
     def port(self, name: str) -> int:
         """Return the port of that name: the one it had before if that is free, else a free one, remembered."""
@@ -75,6 +78,8 @@ class StateFolder:
         assert self._guardian.stdin is not None  # opened as a pipe
         self._guardian.stdin.close()
         await asyncio.to_thread(self._guardian.wait)
+        for process in self._processes:
+            await process.wait()
         self._lock.close()
 
 

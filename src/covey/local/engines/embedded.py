@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from covey.local.engines.engine import RunningEngine, start
 from covey.local.engines.nats import NatsServer
@@ -61,16 +63,23 @@ async def start_all(folder: Path, options: EngineOptions | None = None) -> Engin
     engines end too; data of an earlier run in the same folder is kept. Raises AlreadyRunning, EngineFailed.
     """
     state = await open_state(folder)
+    options = options or EngineOptions()
     try:
-        options = options or EngineOptions()
-        async with asyncio.TaskGroup() as group:
-            postgres = group.create_task(start_postgres(state))
-            nats = group.create_task(start_nats(state, options))
-            valkey = group.create_task(start_valkey(state))
+        postgres, nats, valkey = await together(start_postgres(state), start_nats(state, options), start_valkey(state))
     except BaseException:
         await state.close()
         raise
-    return Engines(state, postgres.result(), nats.result(), valkey.result())
+    return Engines(state, postgres, nats, valkey)
+
+
+async def together(*starting: Coroutine[Any, Any, RunningEngine]) -> list[RunningEngine]:
+    """Start engines in parallel; if one fails, give up the others and raise its error as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in starting]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def start_postgres(state: StateFolder) -> RunningEngine:

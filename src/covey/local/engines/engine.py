@@ -10,7 +10,7 @@ from covey.errors import Unavailable
 from covey.local.processes import Launch, Process
 from covey.local.state import StateFolder, log_of
 
-_READY_SECONDS = 30.0
+_READY_SECONDS = 20.0
 _POLL_SECONDS = 0.01
 _PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 """Between attempts: the port went to somebody else meanwhile, or children of a killed server are still leaving."""
@@ -26,8 +26,8 @@ class Engine(Protocol):
         """Make the files that it needs, those of an earlier run kept, and return how to run it. Blocks."""
         ...
 
-    async def answers(self) -> bool:
-        """Connect as a client would; False while it does not accept work yet, or another server answers."""
+    async def obstacle(self) -> str | None:
+        """Connect as a client would and return None, or why it does not accept our work (yet)."""
         ...
 
 
@@ -61,26 +61,29 @@ async def start(state: StateFolder, name: str, make: Callable[[int], Engine]) ->
         engine = make(state.port(name))
         process = state.spawn(await asyncio.to_thread(engine.prepare))
         try:
-            async with asyncio.timeout(_READY_SECONDS):
-                if await _answers_while_running(engine, process):
-                    return RunningEngine(engine.url, process)
-        except TimeoutError:
-            break
+            obstacle = await _overcome(engine, process)
         except BaseException:
             await process.end(0)
             raise
-        if pause is not None:
-            await asyncio.sleep(pause)
+        if obstacle is None:
+            return RunningEngine(engine.url, process)
+        if process.status is None or pause is None:
+            break
+        await asyncio.sleep(pause)
     await process.end(0)
-    raise EngineFailed(f"{name} does not start; its log ends:\n{_tail(state, name)}")
+    raise EngineFailed(f"{name} does not start: {obstacle}. Its log ends:\n{_tail(state, name)}")
 
 
-async def _answers_while_running(engine: Engine, process: Process) -> bool:
-    while process.status is None:
-        if await engine.answers():
-            return True
+async def _overcome(engine: Engine, process: Process) -> str | None:
+    """Wait until nothing is in the way, the server has ended by itself, or time is up; return what then still is."""
+    deadline = asyncio.get_running_loop().time() + _READY_SECONDS
+    while (obstacle := await engine.obstacle()) is not None:
+        if process.status is not None:
+            return f"it ended with status {process.status}"
+        if asyncio.get_running_loop().time() > deadline:
+            return obstacle
         await asyncio.sleep(_POLL_SECONDS)
-    return False
+    return None
 
 
 def _tail(state: StateFolder, name: str) -> str:

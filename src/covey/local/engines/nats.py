@@ -43,20 +43,21 @@ class NatsServer:
         command = [str(_binary()), "--config", str(file)]
         return Launch(name="nats", command=command, folder=self._folder, rank=ENGINE_RANK)
 
-    async def answers(self) -> bool:
-        """Connect, log in and see a ping answered; JetStream is up before the server listens."""
+    async def obstacle(self) -> str | None:
+        """Log in and see a ping answered; JetStream is up before the server listens."""
         login = json.dumps({"user": _USER, "pass": self._password, "verbose": False, "pedantic": False})
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                 try:
-                    greeting = await reader.readline()
+                    await reader.readline()  # the greeting
                     writer.write(f"CONNECT {login}\r\nPING\r\n".encode())
-                    return b'"jetstream":true' in greeting and await reader.readline() == b"PONG\r\n"
+                    answer = await reader.readline()
                 finally:
                     writer.close()
-        except (OSError, TimeoutError):
-            return False
+        except (OSError, TimeoutError) as error:
+            return str(error) or type(error).__name__
+        return None if answer == b"PONG\r\n" else f"it answers {answer!r}"
 
 
 def _binary() -> Path:

@@ -8,9 +8,9 @@ to a folder of ours under /var/tmp.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pwd
+import secrets
 import shutil
 import stat
 import sys
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covey.errors import ConfigurationError
-from covey.local.launcher import REFUSED
+from covey.local.launcher import REFUSED, write_atomically
 from covey.local.processes import try_identity
 
 
@@ -88,17 +88,23 @@ def _reachable(identity: str, installation: Path, cache: Path, folder: Path) -> 
     def reaches(path: Path) -> bool:
         return try_identity(identity, [path]) == 0
 
-    own = _own_folder(f"covey-{identity.replace(':', '-')}", mode=0o711)
-    if not reaches(installation / "bin/postgres"):
-        installation = _copied(installation, own)
-    if not reaches(folder):
-        folder = _made(own / hashlib.sha256(str(folder).encode()).hexdigest()[:16], mode=0o711)
+    def own() -> Path:
+        return _own_folder(f"covey-{identity.replace(':', '-')}", mode=0o711)
+
     return Placement(
         identity=identity,
-        installation=installation,
-        templates=cache if reaches(cache) else _made(own / "templates", mode=0o711),
-        data=folder,
+        installation=installation if reaches(installation / "bin/postgres") else _copied(installation, own()),
+        templates=cache if reaches(cache) else _made(own() / "templates", mode=0o711),
+        data=folder if reaches(folder) else _elsewhere(folder, own()),
     )
+
+
+def _elsewhere(folder: Path, own: Path) -> Path:
+    """Return a folder under `own` for this one; a note in this one names it, so that a new folder begins empty."""
+    note = folder / "elsewhere"
+    if not note.exists():
+        write_atomically(note, str(own / secrets.token_hex(8)))
+    return _made(Path(note.read_text()), mode=0o711)
 
 
 def _copied(installation: Path, own: Path) -> Path:

@@ -74,12 +74,13 @@ class PostgresServer:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(placement.installation / "bin/postgres"), "-D", str(self._data), *options]
 
-    async def answers(self) -> bool:
+    async def obstacle(self) -> str | None:
         """Log in and make sure that the server serves our data folder: another may have taken the port."""
         try:
-            return await administration.data_folder(self.url) == self._data
-        except DatabaseUnavailable:
-            return False
+            served = await administration.data_folder(self.url)
+        except DatabaseUnavailable as error:
+            return str(error)
+        return None if served == self._data else f"another PostgreSQL has port {self._port}"
 
 
 def _installation() -> Path:

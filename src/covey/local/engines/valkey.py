@@ -39,18 +39,19 @@ class ValkeyServer:
         write_atomically(file, "\n".join(lines) + "\n")
         return Launch(name="valkey", command=[str(_binary()), str(file)], folder=self._folder, rank=ENGINE_RANK)
 
-    async def answers(self) -> bool:
-        """Connect, log in and see a ping answered; while it loads its file it answers with an error instead."""
+    async def obstacle(self) -> str | None:
+        """Log in and see a ping answered; while it loads its file it answers with an error instead."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                 try:
                     writer.write(f"AUTH {self._password}\r\nPING\r\n".encode())
-                    return [await reader.readline() for _ in range(2)] == [b"+OK\r\n", b"+PONG\r\n"]
+                    answers = [await reader.readline() for _ in range(2)]
                 finally:
                     writer.close()
-        except (OSError, TimeoutError):
-            return False
+        except (OSError, TimeoutError) as error:
+            return str(error) or type(error).__name__
+        return None if answers == [b"+OK\r\n", b"+PONG\r\n"] else f"it answers {answers!r}"
 
 
 def _binary() -> Path:
