@@ -1,0 +1,169 @@
+"""Every error as problem details (RFC 9457): `application/problem+json` with a stable type to program against.
+
+One table says what each error of `covey.errors` means in HTTP. What we did not foresee is a 500 that tells
+the caller nothing but a correlation id; what it was goes into the log, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from math import ceil
+from typing import Any
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from covey import errors
+from covey.telemetry.redaction import redact_text
+
+CONTENT_TYPE = "application/problem+json"
+
+_MOST_ERRORS = 25
+_MOST_TEXT = 2_000
+_RETRY_AFTER_S = 1
+
+_PAGE: dict[type[Exception], tuple[int, str, str]] = {
+    errors.Rejected: (400, "rejected", "The request cannot be carried out"),
+    errors.Unreadable: (400, "unreadable", "The request cannot be read"),
+    errors.Invalid: (422, "invalid", "The request breaks a rule"),
+    errors.Unauthenticated: (401, "unauthenticated", "The caller is not known"),
+    errors.Forbidden: (403, "forbidden", "The caller may not do this"),
+    errors.NotFound: (404, "not-found", "There is no such thing"),
+    errors.Conflict: (409, "conflict", "The request contradicts the present state"),
+    errors.TooLarge: (413, "too-large", "The request is over a limit"),
+    errors.Unavailable: (503, "unavailable", "The work cannot be done now"),
+    errors.DeadlineExceeded: (504, "deadline-exceeded", "The time given for this work is over"),
+    Exception: (500, "internal", "Something went wrong here"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What an error means to the caller. `detail` is None when the cause is none of the caller's business."""
+
+    status: int
+    slug: str
+    title: str
+    detail: str | None = None
+    errors: list[dict[str, str]] = field(default_factory=list)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self, instance: str, correlation_id: str) -> bytes:
+        """Return the document. `instance` is the path that was asked for; both are given back to who sent them."""
+        document: dict[str, Any] = {
+            "type": f"/problems/{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "instance": instance[:_MOST_TEXT],
+            "correlation_id": correlation_id,
+        }
+        if self.detail:
+            document["detail"] = self.detail[:_MOST_TEXT]
+        if self.errors:
+            document["errors"] = self.errors[:_MOST_ERRORS]
+        return orjson.dumps(document)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return what this error, of whatever origin, means to the caller."""
+    if isinstance(error, RequestValidationError):
+        return _invalid_request(error)
+    if isinstance(error, HTTPException):
+        return _raised_status(error)
+    status, slug, title = next(_PAGE[kind] for kind in type(error).__mro__ if kind in _PAGE)
+    told = isinstance(error, errors.Rejected)  # all others are about us, and may tell of our inside
+    return Problem(
+        status,
+        slug,
+        title,
+        detail=redact_text(str(error)) if told else None,
+        errors=error.errors if isinstance(error, errors.Invalid) else [],
+        headers=_headers(status, error),
+    )
+
+
+def is_ours(error: Exception) -> bool:
+    """Tell whether the error is a defect, to be logged with its stack, rather than an answer."""
+    return not isinstance(error, (errors.Rejected, errors.Unavailable, HTTPException, RequestValidationError))
+
+
+def _headers(status: int, error: Exception) -> dict[str, str]:
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    if status in (429, 503):
+        after = getattr(error, "retry_after", None)
+        return {"Retry-After": str(ceil(after.total_seconds()) if after else _RETRY_AFTER_S)}
+    return {}
+
+
+def _raised_status(error: HTTPException) -> Problem:
+    phrase = HTTPStatus(error.status_code).phrase if error.status_code in HTTPStatus else "Error"
+    detail = error.detail if isinstance(error.detail, str) and error.detail != phrase else None
+    return Problem(
+        error.status_code,
+        phrase.lower().replace(" ", "-").replace("'", ""),
+        phrase,
+        detail=redact_text(detail) if detail else None,
+        headers={**_headers(error.status_code, error), **(error.headers or {})},
+    )
+
+
+def _invalid_request(error: RequestValidationError) -> Problem:
+    found = error.errors()
+    if any(one["type"] == "json_invalid" for one in found):
+        status, slug, title = _PAGE[errors.Unreadable]
+        return Problem(status, slug, title, detail=f"the body is no JSON: {found[0]['ctx']['error']}")
+    status, slug, title = _PAGE[errors.Invalid]
+    count = len(found)
+    detail = f"{count} rules are broken; the first {_MOST_ERRORS} are listed" if count > _MOST_ERRORS else None
+    return Problem(status, slug, title, detail, errors=[_rule(one) for one in found[:_MOST_ERRORS]])
+
+
+def _rule(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return one broken rule: where (RFC 6901, without the value that was sent), which, and what it asks for."""
+    place, *path = found["loc"]
+    return {"in": str(place), "pointer": _pointer(path), "what": str(found["msg"]), "rule": str(found["type"])}
+
+
+def _pointer(path: Iterable[str | int]) -> str:
+    return "#" + "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)[:200]
+
+
+SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "description": "Problem details (RFC 9457).",
+    "type": "object",
+    "required": ["type", "title", "status", "instance", "correlation_id"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference", "description": "Stable; program against it."},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "For people; its wording changes."},
+        "instance": {"type": "string", "description": "The path that was asked for."},
+        "correlation_id": {"type": "string", "description": "Names this request in logs and traces."},
+        "errors": {
+            "type": "array",
+            "description": "The broken rules, when there are several to tell of.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "in": {"type": "string", "description": "body, query, path, header or cookie"},
+                    "pointer": {"type": "string", "description": "JSON Pointer to what was sent (RFC 6901)"},
+                    "what": {"type": "string"},
+                    "rule": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": description,
+        "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for status, description in (("4XX", "The request cannot succeed as it stands."), ("5XX", "It did not work here."))
+}

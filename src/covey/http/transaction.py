@@ -1,0 +1,26 @@
+"""`work: Transaction` gives a route one transaction: committed before its answer is sent, rolled back when it raises.
+
+FastAPI ends dependencies of scope `function` after the answer has been made and before its first byte is
+sent (https://fastapi.tiangolo.com/tutorial/dependencies/dependencies-with-yield/#dependency-scope). A commit
+that fails is therefore a 5xx; nobody is ever told 201 about something that is not durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from covey.work.unit_of_work import Transactions, Work
+
+
+async def begin(request: Request) -> AsyncIterator[Work]:
+    """Begin the transaction of this request, from the `transactions` in the application's state."""
+    transactions: Transactions = request.app.state.transactions
+    async with transactions.begin() as work:
+        yield work
+
+
+Transaction = Annotated[Work, Depends(begin, scope="function")]
+"""A route's parameter of this type is the one `Work` of its request. What raises rolls back; what returns commits."""
