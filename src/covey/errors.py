@@ -8,9 +8,11 @@
     │   ├── Forbidden            known, but not allowed (HTTP 403)
     │   ├── NotFound             no such thing (HTTP 404)
     │   ├── Conflict             it contradicts the present state (HTTP 409)
+    │   │   └── ConstraintViolated   a constraint of the database forbids it
     │   └── TooLarge             over a stated limit (HTTP 413)
     ├── Unavailable              nobody's fault that a retry could not cure (HTTP 503)
     │   ├── DatabaseUnavailable  PostgreSQL refused, vanished or timed out
+    │   ├── Contention           a deadlock or a lock held by another transaction; try at once
     │   ├── PoolExhausted        no connection became free within the budget
     │   ├── BrokerUnavailable    the broker refused, vanished or timed out: the outcome is unknown
     │   ├── DependencyUnavailable  another service or a provider did not answer: the outcome is unknown
@@ -18,6 +20,7 @@
     └── Defect                   ours; only a change of code or configuration cures it (HTTP 500)
         ├── ConfigurationError   a setting is missing or contradicts another
         ├── DefinitionError      a saga, router or message was declared wrongly
+        ├── QueryFailed          PostgreSQL refused a statement
         ├── HistoryLost          the broker no longer holds messages that we have not read
         └── Fenced               another owner has taken over; this one must stop
 
@@ -73,6 +76,14 @@ class Conflict(Rejected):
     """The request contradicts the present state."""
 
 
+class ConstraintViolated(Conflict):
+    """The database refused a row. `constraint` names the rule, as the migration does."""
+
+    def __init__(self, message: str, constraint: str | None) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+
+
 class TooLarge(Rejected):
     """The request is over a limit that the message names."""
 
@@ -90,6 +101,10 @@ class Unavailable(CoveyError):
 
 class DatabaseUnavailable(Unavailable):
     """PostgreSQL refused the connection, vanished or timed out. A commit under way has an unknown outcome."""
+
+
+class Contention(Unavailable):
+    """The transaction was rolled back because of another one: a deadlock, a serialization failure, a lock timeout."""
 
 
 class PoolExhausted(Unavailable):
@@ -118,6 +133,10 @@ class ConfigurationError(Defect):
 
 class DefinitionError(Defect):
     """A message, router or saga was declared in a way that could not work. Raised at import, not at run time."""
+
+
+class QueryFailed(Defect):
+    """PostgreSQL refused a statement: bad SQL, a missing table, a value that does not fit."""
 
 
 class HistoryLost(Defect):

@@ -46,14 +46,32 @@ class Extent:
     first: int
     last: int
 
+    def continues(self, position: int) -> bool:
+        """Tell whether a reader that has read up to `position` can go on here and miss nothing.
+
+        It cannot when later messages were dropped, nor when the stream ends before `position`: then it is another
+        one of the same name, or one that was restored. Both are HistoryLost, which the caller raises.
+        """
+        return self.first - 1 <= position <= self.last
+
 
 class Reader(Protocol):
     """One position in one stream, moving forward."""
+
+    @property
+    def position(self) -> int:
+        """The sequence up to which `next` has returned everything that matches.
+
+        It moves also when nothing matches, within seconds. A consumer of rare messages in a busy stream stores it
+        now and then; else it would seem to lag, and to lose history when the stream drops what it never asked for.
+        """
+        ...
 
     async def next(self, limit: int) -> list[Entry]:
         """Wait for at least one message, then return what has arrived, in order, at most `limit`.
 
         Raises BrokerUnavailable when the connection is lost or a message was missed; open a new reader then.
+        Cancelling it loses nothing. One task at a time may wait.
         """
         ...
 
@@ -70,7 +88,7 @@ class Broker(Protocol):
 
         Raises BrokerUnavailable when that is not certain: of each key some first part may then be stored, never
         a later message without an earlier one. Publishing the same ids again is safe: a backend may drop what
-        it recognizes, and consumers drop the rest.
+        it recognizes, and consumers drop the rest. Raises TooLarge for a message over the backend's limit.
         """
         ...
 

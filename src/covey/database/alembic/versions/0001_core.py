@@ -1,0 +1,419 @@
+"""The queues of a service: outbox, inbox, holds, replies, sagas, idempotency.
+
+Why the functions: each is one round trip that would be two or three, and each carries planner settings,
+because a plan made while a queue is empty (sequential scan, hash join) is kept while it is full and costs
+four times the throughput (docs/decisions/0002). They are VOLATILE, so that every statement inside sees what
+was committed before it began; `take` depends on that.
+"""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+PLANNER = """
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+    SET enable_bitmapscan = off SET jit = off
+"""
+
+OUTBOX = """
+CREATE TABLE covey.outbox (
+    position    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id          uuid NOT NULL,
+    stream      text NOT NULL,
+    kind        text NOT NULL,
+    type        text NOT NULL,
+    key         text NOT NULL,
+    time        timestamptz NOT NULL,
+    headers     jsonb NOT NULL,
+    body        bytea NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX outbox_key ON covey.outbox (key);
+CREATE INDEX outbox_age ON covey.outbox USING brin (created_at);
+
+CREATE TABLE covey.outbox_pending (position bigint PRIMARY KEY);
+
+-- Insert messages under a lock per key. A position is drawn under the lock and the lock is released after the
+-- commit is visible, so among messages of one key the order of positions is the order of commits (H1).
+-- The locks are taken in order of their number, so that two transactions cannot wait for each other.
+CREATE FUNCTION covey.publish(
+    p_ids uuid[], p_streams text[], p_kinds text[], p_types text[], p_keys text[],
+    p_times timestamptz[], p_headers jsonb[], p_bodies bytea[]
+) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(lock)
+    FROM (SELECT DISTINCT hashtextextended(key, 0) AS lock FROM unnest(p_keys) AS key ORDER BY 1) AS locks;
+
+    WITH stored AS (
+        INSERT INTO covey.outbox (id, stream, kind, type, key, time, headers, body)
+        SELECT u.id, u.stream, u.kind, u.type, u.key, u.time, u.headers, u.body
+        FROM unnest(p_ids, p_streams, p_kinds, p_types, p_keys, p_times, p_headers, p_bodies)
+             WITH ORDINALITY AS u (id, stream, kind, type, key, time, headers, body, n)
+        ORDER BY u.n
+        RETURNING position
+    )
+    INSERT INTO covey.outbox_pending SELECT position FROM stored;
+END $$;
+
+-- Mark what was published and return what comes next: one round trip, committed at once.
+CREATE FUNCTION covey.relay(p_published bigint[], p_limit int)
+RETURNS SETOF covey.outbox LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    DELETE FROM covey.outbox_pending WHERE position = ANY (p_published);
+    RETURN QUERY SELECT o.* FROM covey.outbox_pending p JOIN covey.outbox o USING (position)
+                 ORDER BY p.position LIMIT p_limit;
+END $$;
+"""
+
+INBOX = """
+-- How far each stream has been stored. The row moves in the transaction that stores, and only from where its
+-- writer believes it to be: a writer that was overtaken changes nothing (H9).
+CREATE TABLE covey.ingest (stream text PRIMARY KEY, sequence bigint NOT NULL);
+
+CREATE TABLE covey.inbox (
+    position    bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
+    id          uuid PRIMARY KEY,
+    stream      text NOT NULL,
+    kind        text NOT NULL,
+    type        text NOT NULL,
+    key         text NOT NULL,
+    source      text NOT NULL,
+    time        timestamptz NOT NULL,
+    headers     jsonb NOT NULL,
+    body        bytea NOT NULL,
+    command_id  uuid,
+    deadline    timestamptz,
+    received_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX inbox_key ON covey.inbox (key);
+CREATE INDEX inbox_age ON covey.inbox USING brin (received_at);
+
+-- Ready to be handled. The lane (a hash of the key) is what workers lock: one worker has all messages of a key.
+CREATE TABLE covey.inbox_pending (
+    lane smallint NOT NULL, position bigint NOT NULL, key text NOT NULL, PRIMARY KEY (lane, position)
+);
+
+-- A key that does not move: retried after `until`, worked on outside (until then), or dead.
+CREATE TABLE covey.hold (
+    key         text PRIMARY KEY,
+    lane        smallint NOT NULL,
+    state       text NOT NULL CHECK (state IN ('waiting', 'working', 'dead')),
+    until       timestamptz NOT NULL,
+    attempts    int NOT NULL,
+    token       uuid,
+    owner       int,
+    position    bigint NOT NULL,
+    error       text,
+    since       timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX hold_due ON covey.hold (until);
+CREATE INDEX hold_working ON covey.hold (owner) WHERE state = 'working';
+
+CREATE TABLE covey.inbox_held (key text NOT NULL, position bigint NOT NULL, PRIMARY KEY (key, position));
+
+-- The answers given to commands, so that a command sent again gets the same answer and no second effect.
+CREATE TABLE covey.reply (
+    command_id  uuid PRIMARY KEY,
+    stream      text NOT NULL,
+    key         text NOT NULL,
+    body        bytea NOT NULL,
+    at          timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX reply_age ON covey.reply USING brin (at);
+
+-- What was done about messages that could not be handled, and when; retention of the inbox leaves it.
+CREATE TABLE covey.dead_letter_log (
+    n           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    position    bigint NOT NULL,
+    message_id  uuid NOT NULL,
+    key         text NOT NULL,
+    what        text NOT NULL CHECK (what IN ('parked', 'edited', 'replayed', 'discarded', 'expired')),
+    reason      text,
+    old_body    bytea,
+    at          timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE FUNCTION covey.lane(p_key text) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT (hashtext(p_key) & 15)::smallint $$;
+
+-- Put messages into the inbox; those it knows are dropped. Returns how many were new.
+CREATE FUNCTION covey.enqueue(
+    p_ids uuid[], p_streams text[], p_kinds text[], p_types text[], p_keys text[], p_sources text[],
+    p_times timestamptz[], p_headers jsonb[], p_bodies bytea[], p_command_ids uuid[], p_deadlines timestamptz[]
+) RETURNS int LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    stored int;
+BEGIN
+    WITH new AS (
+        INSERT INTO covey.inbox (id, stream, kind, type, key, source, time, headers, body, command_id, deadline)
+        SELECT u.id, u.stream, u.kind, u.type, u.key, u.source, u.time, u.headers, u.body, u.command_id, u.deadline
+        FROM unnest(p_ids, p_streams, p_kinds, p_types, p_keys, p_sources, p_times, p_headers, p_bodies,
+                    p_command_ids, p_deadlines)
+             WITH ORDINALITY AS u (id, stream, kind, type, key, source, time, headers, body, command_id, deadline, n)
+        ORDER BY u.n
+        ON CONFLICT (id) DO NOTHING
+        RETURNING position, key
+    )
+    INSERT INTO covey.inbox_pending SELECT covey.lane(key), position, key FROM new;
+    GET DIAGNOSTICS stored = ROW_COUNT;
+    RETURN stored;
+END $$;
+
+-- Store what was read from a stream, together with the reader's position. Returns -1 when another reader is ahead.
+CREATE FUNCTION covey.store(
+    p_stream text, p_after bigint, p_upto bigint,
+    p_ids uuid[], p_streams text[], p_kinds text[], p_types text[], p_keys text[], p_sources text[],
+    p_times timestamptz[], p_headers jsonb[], p_bodies bytea[], p_command_ids uuid[], p_deadlines timestamptz[]
+) RETURNS int LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    UPDATE covey.ingest SET sequence = p_upto WHERE stream = p_stream AND sequence = p_after;
+    IF NOT FOUND THEN
+        RETURN -1;
+    END IF;
+    RETURN covey.enqueue(p_ids, p_streams, p_kinds, p_types, p_keys, p_sources, p_times, p_headers, p_bodies,
+                         p_command_ids, p_deadlines);
+END $$;
+
+CREATE TYPE covey.delivery AS (
+    lane smallint, "position" bigint, id uuid, stream text, kind text, type text, key text, source text,
+    "time" timestamptz, headers jsonb, body bytea, command_id uuid, deadline timestamptz,
+    expired boolean, answer bytea, attempts int
+);
+
+-- Lock lanes that have work and that nobody holds (a loose index scan finds them), then read their messages in a
+-- NEW statement, which sees what the lock's previous holder committed. Messages of a held key step aside first.
+CREATE FUNCTION covey.take(p_class int, p_lanes int, p_limit int)
+RETURNS SETOF covey.delivery LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    mine smallint[];
+BEGIN
+    WITH RECURSIVE busy AS (
+        (SELECT lane FROM covey.inbox_pending ORDER BY lane LIMIT 1)
+        UNION ALL
+        SELECT (SELECT p.lane FROM covey.inbox_pending p WHERE p.lane > busy.lane ORDER BY p.lane LIMIT 1)
+        FROM busy WHERE busy.lane IS NOT NULL
+    ), shuffled AS MATERIALIZED (
+        SELECT lane FROM busy WHERE lane IS NOT NULL ORDER BY random()
+    ), locked AS MATERIALIZED (
+        SELECT lane FROM shuffled WHERE pg_try_advisory_xact_lock(p_class, lane) LIMIT p_lanes
+    )
+    SELECT array_agg(lane) INTO mine FROM locked;
+    IF mine IS NULL THEN
+        RETURN;
+    END IF;
+
+    -- Several rounds, so that a long tail of a held key does not hide other keys of its lane; bounded, to stay short.
+    IF EXISTS (SELECT FROM covey.hold) THEN
+        FOR round IN 1..20 LOOP
+            WITH aside AS (
+                DELETE FROM covey.inbox_pending p USING (
+                    SELECT q.lane, q.position
+                    FROM unnest(mine) AS l (lane),
+                         LATERAL (SELECT * FROM covey.inbox_pending i WHERE i.lane = l.lane
+                                  ORDER BY i.position LIMIT p_limit) q
+                    WHERE EXISTS (SELECT FROM covey.hold h WHERE h.key = q.key)
+                ) held
+                WHERE p.lane = held.lane AND p.position = held.position
+                RETURNING p.key, p.position
+            )
+            INSERT INTO covey.inbox_held SELECT key, position FROM aside;
+            EXIT WHEN NOT FOUND;
+        END LOOP;
+    END IF;
+
+    RETURN QUERY
+        SELECT q.lane, i.position, i.id, i.stream, i.kind, i.type, i.key, i.source, i.time, i.headers, i.body,
+               i.command_id, i.deadline, i.deadline IS NOT NULL AND i.deadline <= clock_timestamp(), r.body, 0
+        FROM (
+            SELECT p.lane, p.position
+            FROM unnest(mine) AS l (lane),
+                 LATERAL (SELECT * FROM covey.inbox_pending s WHERE s.lane = l.lane ORDER BY s.position LIMIT p_limit) p
+            WHERE NOT EXISTS (SELECT FROM covey.hold h WHERE h.key = p.key)
+            ORDER BY p.position LIMIT p_limit
+        ) q
+        JOIN covey.inbox i ON i.position = q.position
+        LEFT JOIN covey.reply r ON r.command_id = i.command_id
+        ORDER BY i.position;
+END $$;
+
+-- Lock the lane of one due hold and read what waits behind it, oldest first.
+CREATE FUNCTION covey.take_due(p_class int, p_limit int)
+RETURNS SETOF covey.delivery LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    due text;
+BEGIN
+    SELECT key INTO due
+    FROM (SELECT key, lane FROM covey.hold WHERE until <= clock_timestamp() ORDER BY until LIMIT 64) h
+    WHERE pg_try_advisory_xact_lock(p_class, h.lane) LIMIT 1;
+    IF due IS NULL THEN
+        RETURN;
+    END IF;
+
+    -- In a new statement: the previous holder of the lock may have moved the hold on. A hold behind which
+    -- nothing waits any more has done its work.
+    DELETE FROM covey.hold h WHERE h.key = due AND h.until <= clock_timestamp()
+        AND NOT EXISTS (SELECT FROM covey.inbox_held w WHERE w.key = due);
+    RETURN QUERY
+        SELECT h.lane, i.position, i.id, i.stream, i.kind, i.type, i.key, i.source, i.time, i.headers, i.body,
+               i.command_id, i.deadline, i.deadline IS NOT NULL AND i.deadline <= clock_timestamp(), r.body,
+               CASE WHEN i.position = h.position THEN h.attempts ELSE 0 END
+        FROM covey.hold h
+        JOIN covey.inbox_held w ON w.key = h.key
+        JOIN covey.inbox i ON i.position = w.position
+        LEFT JOIN covey.reply r ON r.command_id = i.command_id
+        WHERE h.key = due AND h.until <= clock_timestamp()
+        ORDER BY i.position LIMIT p_limit;
+END $$;
+
+-- Take handled messages off the queue. Each must still be there: otherwise somebody else has handled it.
+CREATE FUNCTION covey.finish(p_lanes smallint[], p_positions bigint[]) RETURNS void
+LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    gone int;
+BEGIN
+    DELETE FROM covey.inbox_pending p USING unnest(p_lanes, p_positions) AS done (lane, position)
+    WHERE p.lane = done.lane AND p.position = done.position;
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    IF gone <> cardinality(p_positions) THEN
+        RAISE EXCEPTION 'covey: fenced, % of % messages were still ours', gone, cardinality(p_positions)
+            USING ERRCODE = 'CV001';
+    END IF;
+END $$;
+
+-- The same for messages behind a hold. The hold goes when nothing waits behind it; else what waits is due now.
+CREATE FUNCTION covey.finish_held(p_key text, p_positions bigint[]) RETURNS void
+LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    gone int;
+BEGIN
+    DELETE FROM covey.inbox_held WHERE key = p_key AND position = ANY (p_positions);
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    IF gone <> cardinality(p_positions) THEN
+        RAISE EXCEPTION 'covey: fenced, % of % messages were still ours', gone, cardinality(p_positions)
+            USING ERRCODE = 'CV001';
+    END IF;
+    IF EXISTS (SELECT FROM covey.inbox_held WHERE key = p_key) THEN
+        UPDATE covey.hold SET state = 'waiting', until = clock_timestamp(), attempts = 0, token = NULL, owner = NULL,
+               error = NULL,
+               position = (SELECT position FROM covey.inbox_held WHERE key = p_key ORDER BY position LIMIT 1)
+        WHERE key = p_key;
+    ELSE
+        DELETE FROM covey.hold WHERE key = p_key;
+    END IF;
+END $$;
+
+-- Hold a key from one of its messages on; that message and what is pending of the key wait behind it.
+CREATE FUNCTION covey.park(
+    p_key text, p_position bigint, p_state text, p_after interval, p_attempts int, p_token uuid, p_owner int,
+    p_error text
+) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    resume timestamptz := CASE WHEN p_after IS NULL THEN 'infinity'::timestamptz ELSE clock_timestamp() + p_after END;
+BEGIN
+    INSERT INTO covey.hold (key, lane, state, until, attempts, token, owner, position, error)
+    VALUES (p_key, covey.lane(p_key), p_state, resume, p_attempts, p_token, p_owner, p_position, p_error)
+    ON CONFLICT (key) DO UPDATE SET state = p_state, until = resume, attempts = p_attempts, token = p_token,
+        owner = p_owner, position = p_position, error = p_error;
+
+    WITH aside AS (
+        DELETE FROM covey.inbox_pending WHERE lane = covey.lane(p_key) AND position = p_position RETURNING key, position
+    )
+    INSERT INTO covey.inbox_held SELECT key, position FROM aside ON CONFLICT DO NOTHING;
+
+    IF p_state = 'dead' THEN
+        UPDATE covey.hold SET until = i.deadline FROM covey.inbox i
+        WHERE hold.key = p_key AND i.position = p_position AND i.deadline IS NOT NULL;
+        INSERT INTO covey.dead_letter_log (position, message_id, key, what, reason)
+        SELECT p_position, id, p_key, 'parked', p_error FROM covey.inbox WHERE position = p_position;
+    END IF;
+END $$;
+
+-- Give back the keys whose outside work has lost its worker: every process holds a lock with its number for as long as
+-- it lives. Returns how many.
+CREATE FUNCTION covey.recover(p_class int) RETURNS int LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    freed int;
+BEGIN
+    IF NOT EXISTS (SELECT FROM covey.hold WHERE state = 'working') THEN
+        RETURN 0;
+    END IF;
+    UPDATE covey.hold SET state = 'waiting', until = clock_timestamp(), token = NULL, owner = NULL
+    WHERE state = 'working' AND NOT EXISTS (
+        SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid::bigint = p_class AND l.objsubid = 2
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND l.objid::bigint = owner::bigint);
+    GET DIAGNOSTICS freed = ROW_COUNT;
+    RETURN freed;
+END $$;
+
+-- Come back from an effect outside: under the lane's lock, and only if the hold is still the caller's.
+CREATE FUNCTION covey.resume(p_class int, p_key text, p_token uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(p_class, covey.lane(p_key));
+    PERFORM FROM covey.hold WHERE key = p_key AND token = p_token;
+    RETURN FOUND;
+END $$;
+"""
+
+SAGA = """
+CREATE TABLE covey.saga (
+    id          uuid PRIMARY KEY,
+    name        text NOT NULL,
+    version     int NOT NULL,
+    status      text NOT NULL CHECK (status IN ('running', 'compensating', 'completed', 'compensated')),
+    step        smallint NOT NULL,
+    waiting     uuid,
+    attempts    int NOT NULL DEFAULT 0,
+    refusals    int NOT NULL DEFAULT 0,
+    deadline    timestamptz,
+    data        jsonb NOT NULL,
+    reason      text,
+    logged      int NOT NULL DEFAULT 0,
+    started_at  timestamptz NOT NULL DEFAULT now(),
+    moved_at    timestamptz NOT NULL DEFAULT now(),
+    ended_at    timestamptz
+) WITH (fillfactor = 70);
+CREATE INDEX saga_due ON covey.saga (deadline) WHERE deadline IS NOT NULL;
+CREATE INDEX saga_open ON covey.saga (started_at) WHERE ended_at IS NULL;
+
+CREATE TABLE covey.saga_log (
+    saga_id     uuid NOT NULL,
+    n           int NOT NULL,
+    step        text NOT NULL,
+    what        text NOT NULL,
+    message_id  uuid,
+    detail      text,
+    at          timestamptz NOT NULL,
+    PRIMARY KEY (saga_id, n)
+);
+"""
+
+IDEMPOTENCY = """
+CREATE TABLE covey.idempotency (
+    scope       text NOT NULL,
+    key         text NOT NULL,
+    fingerprint bytea NOT NULL,
+    status      int,
+    headers     jsonb,
+    body        bytea,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (scope, key)
+);
+CREATE INDEX idempotency_age ON covey.idempotency USING brin (created_at);
+"""
+
+
+def upgrade() -> None:
+    """Create the schema `covey`, owned by the service's role."""
+    op.execute("CREATE SCHEMA IF NOT EXISTS covey")
+    for part in (OUTBOX, INBOX, SAGA, IDEMPOTENCY):
+        op.execute(part.replace("{planner}", PLANNER))
+
+
+def downgrade() -> None:
+    """Remove the schema with all that waits in it."""
+    op.execute("DROP SCHEMA covey CASCADE")

@@ -1,0 +1,74 @@
+"""What asyncpg raises, in covey's words. Nothing of asyncpg's leaves the database layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from covey.errors import (
+    ConstraintViolated,
+    Contention,
+    CoveyError,
+    DatabaseUnavailable,
+    Fenced,
+    QueryFailed,
+)
+
+FENCED = "CV001"
+
+_CONTENTION = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+)
+_UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+
+def translate(error: BaseException) -> CoveyError | None:
+    """Return covey's error for one of asyncpg or of the socket below it; None for any other."""
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED:
+        return Fenced(str(error))
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        return ConstraintViolated(f"{error} ({error.detail})" if error.detail else str(error), error.constraint_name)
+    if isinstance(error, _CONTENTION):
+        return Contention(f"PostgreSQL: {error}")
+    if isinstance(error, asyncpg.InterfaceError) and not _connection_is_gone(error):
+        return QueryFailed(f"asyncpg: {error}")
+    if isinstance(error, _UNAVAILABLE):
+        return DatabaseUnavailable(f"PostgreSQL: {error or type(error).__name__}")
+    if isinstance(error, (asyncpg.PostgresError, asyncpg.InternalClientError)):
+        return QueryFailed(f"PostgreSQL: {error}")
+    return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise covey's error in place of asyncpg's. Cancellation and errors that are not the database's pass."""
+    try:
+        yield
+    except CoveyError:
+        raise
+    except Exception as error:
+        own = translate(error)
+        if own is None:
+            raise
+        raise own from error
+
+
+def _connection_is_gone(error: asyncpg.InterfaceError) -> bool:
+    """Tell a lost connection from a misuse (wrong arguments): asyncpg has one class for both."""
+    text = str(error)
+    return "closed" in text or "closing" in text or "released" in text or "pool is" in text

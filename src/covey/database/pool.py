@@ -1,0 +1,167 @@
+"""Connections to a service's own PostgreSQL: a pool for short work, single ones for roles that last.
+
+No round trip resets a connection when it goes back to the pool (it would cost more than half of a read).
+That is safe because `Work` is the only way to run statements on a pooled connection: it ends its transaction,
+and refuses the statements whose effect would outlive it (`SET` without `LOCAL`, `LISTEN`, `PREPARE`, …).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import asyncpg
+
+from covey.database.errors import translated
+from covey.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted
+
+Connection = Any  # asyncpg's connections carry no types; `Work` is the typed surface.
+
+# Beside the pool a process holds: roles, relay and its vacuum, workers, an ingest for each stream.
+ENGINE_CONNECTIONS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """How a process uses its database. Spans are enforced by PostgreSQL, except the wait for a connection."""
+
+    size: int = 10
+    wait: timedelta = timedelta(seconds=2)
+    statement_timeout: timedelta = timedelta(seconds=10)
+    idle_in_transaction_timeout: timedelta = timedelta(seconds=10)
+    connect_timeout: timedelta = timedelta(seconds=5)
+    application: str = "covey"
+
+
+_CONNECTIONS_GRANTED = """
+SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
+             (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user))
+"""
+
+
+class Database:
+    """The database of one service. Open it with `async with Database.open(url) as database`."""
+
+    def __init__(self, url: str, options: PoolOptions, pool: Any) -> None:
+        self._url = url
+        self._options = options
+        self._pool = pool
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, options: PoolOptions | None = None) -> AsyncIterator[Database]:
+        """Connect, check that the server can hold what this process may open, and close everything at the end.
+
+        Raises DatabaseUnavailable when it cannot connect, ConfigurationError when the server grants fewer than `size`.
+        """
+        options = options or PoolOptions()
+        with translated():
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=min(2, options.size),
+                max_size=options.size,
+                reset=_keep_session,
+                max_inactive_connection_lifetime=300,
+                timeout=options.connect_timeout.total_seconds(),
+                server_settings=_server_settings(options),
+            )
+        database = cls(url, options, pool)
+        try:
+            await database._check_size()
+            yield database
+        finally:
+            await _close(pool)
+
+    def acquire(self) -> Acquired:
+        """Borrow a connection, as a block. Raises PoolExhausted after the wait, DatabaseUnavailable."""
+        return Acquired(self._pool, self._options.wait.total_seconds())
+
+    async def connect(self, **server_settings: str) -> Connection:
+        """Open a connection of one's own, outside the pool. The caller closes it."""
+        with translated():
+            return await asyncpg.connect(
+                self._url,
+                timeout=self._options.connect_timeout.total_seconds(),
+                server_settings=_server_settings(self._options) | server_settings,
+            )
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Return how many pooled connections are open, and how many of these are idle."""
+        return self._pool.get_size(), self._pool.get_idle_size()
+
+    async def check(self) -> None:
+        """Raise unless the database answers; for readiness."""
+        async with self.acquire() as connection:
+            with translated():
+                await connection.fetchval("SELECT 1")
+
+    async def _check_size(self) -> None:
+        async with self.acquire() as connection:
+            with translated():
+                limit = await connection.fetchval(_CONNECTIONS_GRANTED)
+        if self._options.size + ENGINE_CONNECTIONS > limit:
+            raise ConfigurationError(
+                f"POOL_SIZE is {self._options.size} and the engine needs {ENGINE_CONNECTIONS} more connections,"
+                f" but this PostgreSQL grants {limit} to all replicas together:"
+                " lower POOL_SIZE or raise max_connections"
+            )
+
+
+class Acquired:
+    """A borrowed connection; a class, because this is on the path of every request."""
+
+    __slots__ = ("_connection", "_pool", "_wait")
+
+    def __init__(self, pool: Any, wait: float) -> None:
+        self._pool = pool
+        self._wait = wait
+        self._connection: Connection = None
+
+    async def __aenter__(self) -> Connection:
+        try:
+            with translated():
+                self._connection = await self._pool.acquire(timeout=self._wait)
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, TimeoutError) and self._pool.get_idle_size() == 0:
+                raise PoolExhausted(
+                    f"no database connection became free within {self._wait:g} s", timedelta(seconds=1)
+                ) from error
+            raise
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with translated():
+            await self._pool.release(self._connection)
+
+
+async def _keep_session(connection: Connection) -> None:
+    """Reset nothing; see the module's docstring for why that is safe."""
+
+
+def _server_settings(options: PoolOptions) -> dict[str, str]:
+    return {
+        "application_name": options.application,
+        "statement_timeout": str(_milliseconds(options.statement_timeout)),
+        "idle_in_transaction_session_timeout": str(_milliseconds(options.idle_in_transaction_timeout)),
+        "jit": "off",
+    }
+
+
+def _milliseconds(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)
+
+
+async def _close(pool: Any) -> None:
+    """Close gracefully for a moment, then firmly: a stuck query must not keep a process from ending."""
+    try:
+        await asyncio.wait_for(pool.close(), 2)
+    except TimeoutError:
+        pool.terminate()

@@ -1,0 +1,31 @@
+"""Replies to commands, given once and repeated for a command that is sent again."""
+
+from __future__ import annotations
+
+from covey.clock import Clock
+from covey.message import Reply
+from covey.messaging.delivery import Delivery, reply_body, reply_envelope
+from covey.work.inbox import REPLY_TO
+from covey.work.unit_of_work import Work
+
+_KEEP = "INSERT INTO covey.reply (command_id, stream, key, body) VALUES ($1, $2, $3, $4)"
+
+
+class Answers:
+    """Gives the replies of one service."""
+
+    def __init__(self, service: str, clock: Clock) -> None:
+        self._service = service
+        self._clock = clock
+
+    def give(self, work: Work, delivery: Delivery, reply: Reply) -> None:
+        """Answer a command and keep the answer. Nothing when its sender wants none."""
+        if REPLY_TO in delivery.envelope.headers:
+            body = reply_body(reply)
+            work.defer(_KEEP, delivery.command_id, delivery.envelope.headers[REPLY_TO], delivery.envelope.key, body)
+            self.send(work, delivery, body)
+
+    def send(self, work: Work, delivery: Delivery, body: bytes) -> None:
+        """Send an answer, new or kept, to who sent this command."""
+        if REPLY_TO in delivery.envelope.headers:
+            work.send(reply_envelope(delivery, body, self._service, self._clock.now()))

@@ -1,0 +1,159 @@
+"""Messaging of one service: relay, ingest and workers put together, with a start and a graceful end.
+
+Usable inside any asyncio application; it needs a database with the schema `covey`, a broker, and routers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, assert_never
+
+from covey.clock import Clock, SystemClock
+from covey.database.pool import Database
+from covey.errors import Unavailable
+from covey.message import stream_of
+from covey.messaging.broker import Broker, Topic, name_of
+from covey.messaging.external import Calls
+from covey.messaging.ingest import Ingest
+from covey.messaging.observation import Observation
+from covey.messaging.options import MessagingOptions
+from covey.messaging.recovery import Recovery
+from covey.messaging.relay import CHANNEL, Relay
+from covey.messaging.retention import Retention
+from covey.messaging.roles import Roles
+from covey.messaging.router import Engine, External, Handled, Ignored, Router, is_command, merged
+from covey.messaging.turn import Turns
+from covey.messaging.worker import Worker
+from covey.telemetry.telemetry import Telemetry
+from covey.work.unit_of_work import Transactions, Work
+
+Role = Callable[[], Awaitable[None]]
+
+
+class Messaging:
+    """Everything that moves messages in one replica of a service.
+
+    `transactions` is where the application begins its work, so that what it publishes leaves at once. `roles` are
+    further tasks of which one replica runs each. Make it, then `async with messaging.running()`.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        database: Database,
+        broker: Broker,
+        routers: Iterable[Router],
+        telemetry: Telemetry,
+        *,
+        roles: Mapping[str, Role] | None = None,
+        options: MessagingOptions | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        options, clock = options or MessagingOptions(), clock or SystemClock()
+        router = merged(routers)
+        owner = random.getrandbits(31)
+        self.observation = Observation(telemetry, service, database)
+        self.transactions = Transactions(database, service, clock, self.committed)
+        self._service = service
+        self._broker = broker
+        self._relay = Relay(database, service, broker, self.observation)
+        self._calls = Calls(database, service, clock, options, self.observation, self.committed, self.wake)
+        turns = Turns(service, router, clock, options, owner, self._calls, self.committed, self.observation)
+        self._workers = [Worker(database, turns, options) for _ in range(options.workers)]
+        streams = subscriptions(router, service)
+        own: dict[str, Role] = {"relay": self._relay.run, "recovery": Recovery(database, self.wake).run}
+        own["retention"] = Retention(database).run
+        for stream, topics in streams.items():
+            ingest = Ingest(database, broker, stream, topics, options, self.observation, self.wake)
+            own[f"ingest {stream}"] = ingest.run
+        self._roles = Roles(database, owner, own | dict(roles or {}))
+        self._notifying = False
+
+    @asynccontextmanager
+    async def running(self, drain: timedelta = timedelta(seconds=10)) -> AsyncIterator[Messaging]:
+        """Move messages while the block runs; at its end finish what was begun, for at most `drain`.
+
+        The number under which this process calls the outside is locked before the first turn, so that no other
+        process takes its calls for abandoned.
+        """
+        await self._ensure_stream()
+        async with asyncio.TaskGroup() as tasks:
+            roles = tasks.create_task(self._roles.run(), name="roles")
+            await self._roles.claimed.wait()
+            workers = [tasks.create_task(worker.run(), name="worker") for worker in self._workers]
+            try:
+                yield self
+            finally:
+                await self._drain(workers, drain)
+                roles.cancel()
+
+    def committed(self, work: Work) -> None:
+        """Wake whoever moves what this work has published or enqueued."""
+        if work.enqueued:
+            self.wake()
+        if work.published:
+            if self._roles.holds("relay"):
+                self._relay.wake()
+            elif not self._notifying:
+                self._notifying = True
+                asyncio.get_running_loop().create_task(self._notify())
+
+    def wake(self) -> None:
+        """Say that the inbox may have work."""
+        for worker in self._workers:
+            worker.wake()
+
+    async def _notify(self) -> None:
+        """Wake the relay in another replica; one notification at a time covers all commits before it."""
+        self._notifying = False
+        await self._roles.notify(CHANNEL)
+
+    async def _ensure_stream(self) -> None:
+        """Make the service's own stream at start when the broker is there; the roles see to it when it is not."""
+        try:
+            await self._broker.ensure_stream(self._service)
+        except Unavailable:
+            return
+
+    async def _drain(self, workers: list[asyncio.Task[None]], span: timedelta) -> None:
+        for worker in self._workers:
+            worker.stop()
+        await _finish(asyncio.wait(workers), span)
+        await _finish(self._calls.drain(), span)
+        await self._calls.abandon()
+        for task in workers:
+            task.cancel()
+
+
+def subscriptions(router: Router, service: str) -> dict[str, list[Topic]]:
+    """Return what a service reads: the events that it handles, and all commands and replies sent to it.
+
+    Commands and replies without their names and events without their versions, so that what it does not know
+    arrives too and is seen as a dead letter instead of being passed over.
+    """
+    topics: dict[str, set[Topic]] = {}
+    for message_type, registration in router.table.items():
+        match registration:
+            case Handled() | External() if is_command(registration):
+                topics.setdefault(service, set()).add(Topic("command"))
+            case Engine(kind="reply"):
+                topics.setdefault(service, set()).add(Topic("reply"))
+            case Engine():
+                pass
+            case Handled() | External() | Ignored():
+                topics.setdefault(stream_of(message_type), set()).add(Topic("event", name_of(message_type)))
+            case _:
+                assert_never(registration)
+    return {stream: sorted(of_it, key=str) for stream, of_it in topics.items()}
+
+
+async def _finish(work: Coroutine[Any, Any, Any], span: timedelta) -> None:
+    try:
+        async with asyncio.timeout(span.total_seconds()):
+            await work
+    except TimeoutError:
+        return

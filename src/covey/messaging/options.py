@@ -1,0 +1,32 @@
+"""How a service handles its messages."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+
+# Advisory locks with two integers: a class and a number. Locks on keys use the one-integer space.
+LANES = 0x434F01  # one for each lane, held for a turn
+ROLES = 0x434F02  # one for each role, held by the replica that has it
+OWNERS = 0x434F03  # one for each process, held while it lives
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessagingOptions:
+    """How much at once, and how patiently. The defaults suit a service with two cores and short handlers."""
+
+    workers: int = 2
+    batch: int = 200
+    lanes: int = 8
+    read_batch: int = 1_000
+    max_attempts: int = 5
+    backoff: timedelta = timedelta(milliseconds=100)
+    backoff_cap: timedelta = timedelta(seconds=30)
+    poll: timedelta = timedelta(milliseconds=250)
+    calls: int = 64
+
+    def delay(self, attempts: int) -> timedelta:
+        """Return how long to wait after that many failures: exponential, capped, half of it jitter."""
+        full = min(self.backoff * 2 ** min(attempts - 1, 20), self.backoff_cap)
+        return full * random.uniform(0.5, 1.0)

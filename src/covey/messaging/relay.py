@@ -1,0 +1,142 @@
+"""The relay: publishes what the outbox holds, in order, and forgets it only when the broker has confirmed.
+
+One replica has this role. It reads by state (what is pending), never by "greater than the last": positions of
+concurrent transactions become visible out of order, and a high-water mark would skip the late one for ever (H1).
+
+Crash points. Before the broker stored: published by the next relay. After it confirmed, before the row left the
+queue: published again under the same id; the broker recognizes it within its window, the inbox after that. Two
+relays at once (one was stopped): each publishes every key in order, so first arrivals are in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from covey.database.errors import translated
+from covey.database.pool import Connection, Database
+from covey.errors import CoveyError, Unavailable
+from covey.message import Envelope
+from covey.messaging.broker import Broker
+from covey.messaging.observation import Observation
+
+CHANNEL = "covey_outbox"
+LIMIT = 500
+IDLE_SECONDS = 1.0
+VACUUM_SECONDS = 0.5
+
+_RELAY = "SELECT * FROM covey.relay($1, $2)"
+_REPUBLISH = """
+INSERT INTO covey.outbox_pending SELECT position FROM covey.outbox WHERE created_at >= $1 ON CONFLICT DO NOTHING
+"""
+
+log = structlog.get_logger("covey.messaging")
+
+
+class Relay:
+    """Moves messages from one service's outbox to the broker."""
+
+    def __init__(self, database: Database, service: str, broker: Broker, observation: Observation) -> None:
+        self._database = database
+        self._service = service
+        self._broker = broker
+        self._observation = observation
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Say that there is something to publish. Only saves waiting: the relay looks each second anyway."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled. Errors are logged and waited out; nothing is ever skipped."""
+        failures = 0
+        while True:
+            try:
+                await self._publish_all()
+            except CoveyError as error:
+                failures += 1
+                log.warning("relay_waits", error=f"{type(error).__name__}: {error}", failures=failures)
+            await asyncio.sleep(min(5.0, 0.1 * 2 ** min(failures, 6)) * random.uniform(0.5, 1.0))
+
+    async def _publish_all(self) -> None:
+        """Read, publish, mark and read the next, on one connection until something fails."""
+        connection = await self._database.connect(application_name="covey relay", plan_cache_mode="force_generic_plan")
+        vacuum = asyncio.create_task(self._vacuum(), name="vacuum of the queues")
+        try:
+            with translated():
+                await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
+            published: list[int] = []
+            while True:
+                self._wake.clear()
+                with translated():
+                    rows = await connection.fetch(_RELAY, published, LIMIT)
+                published = []
+                if not rows:
+                    await self._wait()
+                    continue
+                await self._publish(rows)
+                published = [row[0] for row in rows]
+        finally:
+            vacuum.cancel()
+            await asyncio.gather(vacuum, return_exceptions=True)
+            await _close(connection)
+
+    async def _publish(self, rows: list[Any]) -> None:
+        envelopes = [_envelope(row, self._service) for row in rows]
+        with self._observation.publishing(envelopes):
+            await self._broker.publish(envelopes)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _vacuum(self) -> None:
+        """Keep the heads of the queues clean: dead index entries there cost the relay half a core (decision 0002)."""
+        connection = await self._database.connect(application_name="covey vacuum")
+        try:
+            while True:
+                await asyncio.sleep(VACUUM_SECONDS)
+                with translated():
+                    await connection.execute("VACUUM (TRUNCATE off, INDEX_CLEANUP on) covey.outbox_pending")
+                    await connection.execute("VACUUM (TRUNCATE off, INDEX_CLEANUP on) covey.inbox_pending")
+        except Unavailable:
+            return
+        finally:
+            await _close(connection)
+
+
+async def republish(database: Database, since: datetime) -> int:
+    """Publish again, under the same ids, what was written since then: for a broker that has lost what it confirmed.
+
+    Safe at any time: consumers drop what they know. Returns how many messages are to be published.
+    """
+    async with database.acquire() as connection:
+        with translated():
+            return int((await connection.execute(_REPUBLISH, since)).rpartition(" ")[2])
+
+
+def _envelope(row: Any, service: str) -> Envelope:
+    """Build an envelope from a row of the outbox."""
+    return Envelope(
+        id=row[1],
+        stream=row[2],
+        kind=row[3],
+        type=row[4],
+        key=row[5],
+        source=service,
+        time=row[6],
+        headers=json.loads(row[7]),
+        body=row[8],
+    )
+
+
+async def _close(connection: Connection) -> None:
+    await asyncio.gather(connection.close(timeout=1), return_exceptions=True)

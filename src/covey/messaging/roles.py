@@ -1,0 +1,125 @@
+"""Roles that one replica of a service has at a time: relaying, reading a stream, keeping timers.
+
+A role is a session advisory lock on one dedicated connection, so it is free the moment its holder dies. A holder
+that is merely stopped (SIGSTOP, a frozen machine) keeps its connection, so PostgreSQL ends sessions that have
+been idle for `LEASE`; a living holder asks every `BEAT`. For up to a lease two replicas may believe that they have
+a role: every role is written so that this does no harm (docs/patterns/roles.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+import structlog
+
+from covey.database.errors import translated
+from covey.database.pool import Connection, Database
+from covey.errors import CoveyError
+from covey.messaging.options import OWNERS, ROLES
+
+BEAT_SECONDS = 0.25
+LEASE_SECONDS = 5
+
+_TRY = "SELECT n FROM unnest($2::int[]) AS n WHERE pg_try_advisory_lock($1, n)"
+
+log = structlog.get_logger("covey.messaging")
+
+
+class Roles:
+    """Competes for roles and runs those that it has won. `owner` is this process's number, locked while it lives."""
+
+    def __init__(self, database: Database, owner: int, roles: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        self._database = database
+        self._roles = {_number(name): (name, run) for name, run in roles.items()}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
+        self._owner = owner
+        self.claimed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Compete until cancelled. A lost connection ends every role of this replica, then competing begins anew."""
+        while True:
+            try:
+                await self._compete()
+            except CoveyError as error:
+                log.warning("roles_lost", error=str(error))
+            finally:
+                self.claimed.clear()
+                await self._stop_all()
+            await asyncio.sleep(random.uniform(0.05, 0.3))
+
+    def holds(self, name: str) -> bool:
+        """Tell whether this replica has the role now."""
+        return _number(name) in self._running
+
+    async def notify(self, channel: str) -> None:
+        """Wake whoever listens on a channel, from outside any transaction (H3). Lost when not connected."""
+        connection = self._connection
+        if connection is None:
+            return
+        with suppress(CoveyError):
+            async with self._turn:
+                with translated():
+                    await connection.execute(f"NOTIFY {channel}")
+
+    async def _compete(self) -> None:
+        connection = await self._database.connect(idle_session_timeout=f"{LEASE_SECONDS}s")
+        try:
+            with translated():
+                await connection.execute("SELECT pg_advisory_lock($1, $2)", OWNERS, self._owner)
+            self._connection = connection
+            self.claimed.set()
+            while True:
+                await self._claim(connection)
+                await asyncio.sleep(BEAT_SECONDS)
+        finally:
+            self._connection = None
+            await _close(connection)
+
+    async def _claim(self, connection: Connection) -> None:
+        """Try for every role that is not running; the question also shows PostgreSQL that we live."""
+        for number in [n for n, task in self._running.items() if task.done()]:
+            self._report(number, self._running.pop(number))
+            await self._execute(connection, "SELECT pg_advisory_unlock($1, $2)", ROLES, number)
+        wanted = [number for number in self._roles if number not in self._running]
+        async with self._turn:
+            with translated():
+                won = await connection.fetch(_TRY, ROLES, wanted)
+        for row in won:
+            name, run = self._roles[row[0]]
+            self._running[row[0]] = asyncio.create_task(_awaited(run), name=f"role {name}")
+
+    async def _execute(self, connection: Connection, sql: str, *args: object) -> None:
+        async with self._turn:
+            with translated():
+                await connection.execute(sql, *args)
+
+    def _report(self, number: int, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.warning("role_failed", role=self._roles[number][0], error=f"{type(error).__name__}: {error}")
+
+    async def _stop_all(self) -> None:
+        tasks, self._running = list(self._running.values()), {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _awaited(run: Callable[[], Awaitable[None]]) -> None:
+    await run()
+
+
+async def _close(connection: Connection) -> None:
+    with suppress(Exception):
+        await connection.close(timeout=1)
+
+
+def _number(name: str) -> int:
+    """Return the lock's number for a role: the same in every process."""
+    return zlib.crc32(name.encode()) >> 1

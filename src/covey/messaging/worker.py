@@ -1,0 +1,74 @@
+"""Workers: take turns for as long as there is work, in every replica.
+
+Replicas share the work with no assignment: whoever finds a lane free takes it for a turn. A dead worker's locks
+go with its connection; one that was stopped in a turn is cut off by `idle_in_transaction_session_timeout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import structlog
+
+from covey.database.pool import Database
+from covey.errors import CoveyError
+from covey.messaging.options import MessagingOptions
+from covey.messaging.turn import Turns
+
+log = structlog.get_logger("covey.messaging")
+
+
+class Worker:
+    """One connection that takes turns."""
+
+    def __init__(self, database: Database, turns: Turns, options: MessagingOptions) -> None:
+        self._database = database
+        self._turns = turns
+        self._options = options
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Say that there may be work. Only saves waiting: a worker looks by itself too."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Begin no further turn; `run` returns after the present one."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Take turns until stopped. A lost connection is replaced; what it had begun was rolled back."""
+        failures = 0
+        while not self._stopping:
+            try:
+                await self._take_turns()
+                failures = 0
+            except CoveyError as error:
+                failures += 1
+                log.warning("worker_waits", error=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(min(5.0, 0.1 * 2 ** min(failures, 6)) * random.uniform(0.5, 1.0))
+
+    async def _take_turns(self) -> None:
+        connection = await self._database.connect(application_name="covey worker")
+        try:
+            due = 0.0
+            while not self._stopping:
+                self._wake.clear()
+                worked = await self._turns.run(connection)
+                if not worked or time.monotonic() >= due:
+                    worked += await self._turns.run_due(connection)
+                    due = time.monotonic() + 0.05
+                if not worked:
+                    await self._wait()
+        finally:
+            await asyncio.gather(connection.close(timeout=1), return_exceptions=True)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._options.poll.total_seconds()):
+                await self._wake.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,63 @@
+"""Timeouts of sagas: the database's clock decides, and a message tells the saga (H10).
+
+One replica has this role. A due deadline becomes a message in the service's own inbox, in the transaction that
+clears the deadline; the saga handles it as it handles a reply. Two replicas at once skip each other's rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from covey.ids import new_id
+from covey.message import Envelope
+from covey.messaging.delivery import IN_REPLY_TO
+from covey.work.inbox import enqueue
+from covey.work.unit_of_work import Transactions
+
+PERIOD_SECONDS = 0.25
+
+_DUE = """
+UPDATE covey.saga SET deadline = NULL WHERE id IN (
+    SELECT id FROM covey.saga WHERE deadline <= clock_timestamp() ORDER BY deadline LIMIT 500 FOR UPDATE SKIP LOCKED)
+RETURNING id, waiting, clock_timestamp()
+"""
+
+
+class SagaTimers:
+    """Tells the sagas of one service that their time is up."""
+
+    def __init__(self, transactions: Transactions, wake: Callable[[], None]) -> None:
+        self._transactions = transactions
+        self._wake = wake
+
+    async def run(self) -> None:
+        """Look until cancelled; an error ends the role, and whoever gets it next goes on."""
+        while True:
+            if await self.fire():
+                self._wake()
+            else:
+                await asyncio.sleep(PERIOD_SECONDS)
+
+    async def fire(self) -> int:
+        """Turn what is due into messages; return how many."""
+        service = self._transactions.service
+        async with self._transactions.begin() as work:
+            due = await work.fetch(_DUE)
+            for saga_id, waiting, now in due:
+                headers = {IN_REPLY_TO: str(waiting)} if waiting else {}
+                enqueue(
+                    work,
+                    Envelope(
+                        id=new_id(),
+                        type=f"{service}.saga-timeout.v1",
+                        key=str(saga_id),
+                        source=service,
+                        time=now,
+                        body=b"{}",
+                        kind="event",
+                        stream=service,
+                        headers=headers,
+                    ),
+                )
+        return len(due)

@@ -1,0 +1,110 @@
+"""The outbox: messages written in the transaction of the effect that they tell of.
+
+Order per key comes from the database: `covey.publish` takes a lock per key, draws positions under it, and the
+lock is released after the commit is visible. So nothing may lock rows after the flush, or two transactions
+could wait for each other; and a transaction publishes at most 1,000 keys, because lock tables are finite.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from covey.clock import Clock
+from covey.context import current
+from covey.database.pool import Connection
+from covey.errors import DefinitionError, TooLarge
+from covey.ids import new_id
+from covey.message import Command, Envelope, Event, Message, stream_of
+
+MAX_BODY_BYTES = 900_000
+MAX_KEYS = 1_000
+MAX_KEY_LENGTH = 500
+MAX_HEADERS_LENGTH = 8_000
+
+_PUBLISH = "SELECT covey.publish($1, $2, $3, $4, $5, $6, $7, $8)"
+
+
+class Outgoing:
+    """The messages that a transaction will publish, in the order in which it was asked to."""
+
+    __slots__ = ("_clock", "_service", "envelopes")
+
+    def __init__(self, service: str, clock: Clock) -> None:
+        self._service = service
+        self._clock = clock
+        self.envelopes: list[Envelope] = []
+
+    def add(self, message: Message, headers: dict[str, str] | None) -> UUID:
+        """Wrap a message and keep it; return its id."""
+        envelope = wrap(message, self._service, self._clock.now(), headers)
+        self.envelopes.append(envelope)
+        return envelope.id
+
+
+def wrap(message: Message, service: str, at: datetime, headers: dict[str, str] | None = None) -> Envelope:
+    """Put a message into its envelope: a new id, and the headers of the work that it comes from."""
+    kind = type(message)
+    if not kind.message_type:
+        raise DefinitionError(f"{kind.__name__} declares no type, so it cannot be published: add type='…'")
+    stream = stream_of(kind.message_type)
+    if isinstance(message, Event) and stream != service:
+        raise DefinitionError(
+            f"{kind.message_type} is an event of the service {stream!r} and cannot be published by {service!r}:"
+            " an event tells what happened in its own service; to ask another one for something, send a Command"
+        )
+    body = message.__pydantic_serializer__.to_json(message)
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLarge(
+            f"{kind.message_type} has {len(body):,} bytes, {MAX_BODY_BYTES:,} are allowed: publish a reference"
+        )
+    key = message.key
+    all_headers = context_headers() | (headers or {})
+    if len(key) > MAX_KEY_LENGTH or sum(len(k) + len(v) for k, v in all_headers.items()) > MAX_HEADERS_LENGTH:
+        raise TooLarge(
+            f"{kind.message_type}: a key may have {MAX_KEY_LENGTH} characters, headers {MAX_HEADERS_LENGTH:,} together"
+        )
+    return Envelope(
+        id=new_id(),
+        type=kind.message_type,
+        key=key,
+        source=service,
+        time=at,
+        body=body,
+        kind="command" if isinstance(message, Command) else "event",
+        stream=stream,
+        headers=all_headers,
+    )
+
+
+def context_headers() -> dict[str, str]:
+    """Return the headers by which the receiver continues the current piece of work."""
+    context = current()
+    headers = {"correlation-id": context.correlation_id, "traceparent": context.trace.traceparent()}
+    if context.causation_id is not None:
+        headers["causation-id"] = str(context.causation_id)
+    return headers
+
+
+async def insert_messages(connection: Connection, envelopes: Sequence[Envelope]) -> None:
+    """Write messages in the connection's transaction. The last thing before its commit."""
+    if len({envelope.key for envelope in envelopes}) > MAX_KEYS:
+        raise TooLarge(f"a transaction may publish messages of at most {MAX_KEYS:,} keys: publish in several")
+    await connection.execute(_PUBLISH, *columns(envelopes))
+
+
+def columns(envelopes: Sequence[Envelope]) -> tuple[list[Any], ...]:
+    """Turn envelopes into arrays, one a column."""
+    return (
+        [e.id for e in envelopes],
+        [e.stream for e in envelopes],
+        [e.kind for e in envelopes],
+        [e.type for e in envelopes],
+        [e.key for e in envelopes],
+        [e.time for e in envelopes],
+        [json.dumps(e.headers) for e in envelopes],
+        [e.body for e in envelopes],
+    )

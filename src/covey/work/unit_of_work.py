@@ -1,0 +1,234 @@
+"""Work: one PostgreSQL transaction that carries an effect together with the messages that tell of it.
+
+Transactional outbox (Richardson, *Microservices Patterns*, chapter 3). A crash anywhere before COMMIT leaves
+nothing, a crash after it leaves effect and messages both; there is no moment with one and without the other.
+Whoever publishes from a `Work` needs no broker: the relay does the rest, now or after the next start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+from uuid import UUID
+
+from covey.clock import Clock, SystemClock
+from covey.database.errors import translated
+from covey.database.pool import Acquired, Connection, Database
+from covey.errors import DatabaseUnavailable, DefinitionError, QueryFailed
+from covey.message import Envelope, Message
+from covey.work.outbox import Outgoing, insert_messages
+
+T = TypeVar("T")
+
+# Their effect would outlive the transaction on a connection that nobody resets (see covey.database.pool).
+_OUTLIVES = re.compile(
+    r"\s*(?:SET\s+(?!LOCAL\b|CONSTRAINTS\b|TRANSACTION\b)|LISTEN\b|PREPARE\b|DECLARE\b.*\bWITH\s+HOLD\b|LOAD\b|RESET\b|DISCARD\b"
+    r"|BEGIN\b|START\b|COMMIT\b|END\b|ROLLBACK\s*(?:;|$)|ABORT\b"
+    r"|CREATE\s+(?:GLOBAL\s+|LOCAL\s+)?TEMP|SELECT\s+(?:pg_catalog\.)?pg_(?:try_)?advisory_lock)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class Work:
+    """One transaction, READ COMMITTED, with the messages that it will publish.
+
+    Everything done through it takes effect together when the block that gave it ends, or not at all. It belongs
+    to one task: PostgreSQL runs one statement at a time on a connection.
+    """
+
+    __slots__ = ("_connection", "_deferred", "_outgoing", "clock", "enqueued", "published", "service", "state")
+
+    def __init__(self, connection: Connection, service: str, clock: Clock) -> None:
+        self.service = service
+        self.clock = clock
+        self._connection = connection
+        self._outgoing = Outgoing(service, clock)
+        self._deferred: dict[str, list[tuple[Any, ...]]] = {}
+        self.state: dict[Any, Any] = {}
+        self.published = False
+        self.enqueued = False
+
+    async def execute(self, sql: str, *args: Any) -> str:
+        """Run a statement and return PostgreSQL's tag for it, such as `UPDATE 3`."""
+        _refuse_lasting(sql)
+        with translated():
+            return str(await self._connection.execute(sql, *args))
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        """Run a query and return its rows, readable by name and by position."""
+        _refuse_lasting(sql)
+        with translated():
+            return list(await self._connection.fetch(sql, *args))
+
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        """Run a query and return its first row, or None."""
+        _refuse_lasting(sql)
+        with translated():
+            return await self._connection.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        """Run a query and return the first value of its first row, or None."""
+        _refuse_lasting(sql)
+        with translated():
+            return await self._connection.fetchval(sql, *args)
+
+    def defer(self, sql: str, *args: Any) -> None:
+        """Run a statement just before the commit, together with all others of the same text.
+
+        One round trip for all of them. Later reads in this transaction do not see its effect, and an error of
+        it rolls back everything.
+        """
+        _refuse_lasting(sql)
+        self._deferred.setdefault(sql, []).append(args)
+
+    def publish(self, message: Message, headers: dict[str, str] | None = None) -> UUID:
+        """Publish an event of this service, or send a command, if and when this transaction commits.
+
+        Returns the message's id, which it keeps for ever. Messages of one key are received in the order of
+        their commits, and in the order of these calls within one. Raises TooLarge over 900,000 bytes, and
+        DefinitionError for an event that belongs to another service.
+        """
+        return self._outgoing.add(message, headers)
+
+    def send(self, envelope: Envelope) -> None:
+        """Publish an envelope as it is; for replies and for messages that are made elsewhere."""
+        self._outgoing.envelopes.append(envelope)
+
+    async def flush(self) -> None:
+        """Write deferred statements and messages. Called at the end; lock no rows after it (see covey.work.outbox)."""
+        with translated():
+            for sql, rows in self._deferred.items():
+                if len(rows) == 1:
+                    await self._connection.execute(sql, *rows[0])
+                else:
+                    await self._connection.executemany(sql, rows)
+            self._deferred.clear()
+            if self._outgoing.envelopes:
+                await insert_messages(self._connection, self._outgoing.envelopes)
+                self._outgoing.envelopes.clear()
+                self.published = True
+
+
+class Transactions:
+    """Where a service's work begins. `on_commit` is told of each work after its commit, and must not fail."""
+
+    def __init__(
+        self,
+        database: Database,
+        service: str,
+        clock: Clock | None = None,
+        on_commit: Callable[[Work], None] | None = None,
+    ) -> None:
+        self._database = database
+        self.service = service
+        self.clock: Clock = clock or SystemClock()
+        self.on_commit = on_commit
+
+    def begin(self) -> Begun:
+        """Begin a transaction: `async with transactions.begin() as work`.
+
+        It commits when the block ends and rolls back when the block raises. When the block has ended without an
+        error, the commit has been confirmed by PostgreSQL. DatabaseUnavailable raised at the end means that the
+        outcome is unknown; PoolExhausted and Contention that nothing has happened.
+        """
+        return Begun(self, self._database.acquire())
+
+    @asynccontextmanager
+    async def joined(self, connection: Connection) -> AsyncIterator[Work]:
+        """Take part in a transaction that somebody else has begun on this asyncpg connection, and will end.
+
+        Messages are written at the end of the block. If the transaction commits they are published, if it rolls
+        back they never were. Tell `on_commit` yourself, or let the relay find them within a second.
+        """
+        if not connection.is_in_transaction():
+            raise DefinitionError(
+                "joined() needs a connection with an open transaction, or messages would be written without their"
+                " effect: begin one first (with SQLAlchemy: run a statement, or `await session.connection()`)"
+            )
+        work = Work(connection, self.service, self.clock)
+        yield work
+        await work.flush()
+
+    def committed(self, work: Work) -> None:
+        """Tell whoever waits for messages that this work has committed."""
+        if self.on_commit is not None and (work.published or work.enqueued):
+            self.on_commit(work)
+
+
+class Begun:
+    """A transaction as a block; a class, because this is on the path of every request."""
+
+    __slots__ = ("_acquired", "_connection", "_transactions", "_work")
+
+    def __init__(self, transactions: Transactions, acquired: Acquired) -> None:
+        self._transactions = transactions
+        self._acquired = acquired
+
+    async def __aenter__(self) -> Work:
+        self._connection = await self._acquired.__aenter__()
+        try:
+            await begin(self._connection)
+        except BaseException:
+            await self._acquired.__aexit__(None, None, None)
+            raise
+        self._work = Work(self._connection, self._transactions.service, self._transactions.clock)
+        return self._work
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self._work.flush()
+                await commit(self._connection)
+            else:
+                await roll_back(self._connection)
+        except BaseException:
+            await roll_back(self._connection)
+            raise
+        finally:
+            await self._acquired.__aexit__(None, None, None)
+        if error is None:
+            self._transactions.committed(self._work)
+
+
+async def begin(connection: Connection) -> None:
+    """Open a transaction."""
+    with translated():
+        await connection.execute("BEGIN")
+
+
+async def commit(connection: Connection) -> None:
+    """Commit, and make sure that it was one: PostgreSQL answers COMMIT of a failed transaction with ROLLBACK."""
+    with translated():
+        tag = await connection.execute("COMMIT")
+    if tag != "COMMIT":
+        raise QueryFailed(
+            "the transaction was rolled back: a statement in it had failed and its error was caught."
+            " Let the error end the block, or use a statement that does not fail (ON CONFLICT)"
+        )
+
+
+async def roll_back(connection: Connection) -> None:
+    """End the transaction without effect. If even that fails the connection is cut, so that no lock survives."""
+    if connection.is_closed() or not connection.is_in_transaction():
+        return
+    try:
+        with translated():
+            await connection.execute("ROLLBACK")
+    except (DatabaseUnavailable, QueryFailed):
+        connection.terminate()
+    except BaseException:
+        connection.terminate()
+        raise
+
+
+def _refuse_lasting(sql: str) -> None:
+    if _OUTLIVES.match(sql):
+        raise DefinitionError(
+            f"{sql.split(None, 1)[0].upper()} would outlive this transaction or end it, and is not allowed in a Work:"
+            " use SET LOCAL, pg_advisory_xact_lock and the like"
+        )
