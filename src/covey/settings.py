@@ -6,6 +6,7 @@ A wrong value stops the service before it opens anything, with one line a mistak
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
@@ -36,20 +37,33 @@ class ServiceSettings(BaseSettings):
     pool_size: int = Field(default=10, ge=1, description="connections for requests and handlers, each process")
     pool_wait: timedelta = Field(default=timedelta(seconds=2), description="how long work waits for a connection")
     statement_timeout: timedelta = Field(default=timedelta(seconds=10), description="no statement runs longer")
-    drain_timeout: timedelta = Field(default=timedelta(seconds=10), description="work may finish for so long after SIGTERM")
+    drain_timeout: timedelta = Field(default=timedelta(seconds=10), description="work may finish so long after SIGTERM")
+    unready_for: timedelta = Field(
+        default=timedelta(0), description="keep serving for so long after SIGTERM, until load balancers have seen it"
+    )
 
 
 S = TypeVar("S", bound=ServiceSettings)
 
 
-def load(settings: type[S]) -> S:
-    """Read `settings` from the environment; raise ConfigurationError naming each variable that is wrong."""
+def load(settings: type[S], service: str) -> S:
+    """Read `settings` from the environment; raise ConfigurationError naming each variable that is wrong.
+
+    What the environment lacks is taken from the file that `covey up --without <service>` writes for a service that
+    is started by hand, in a debugger say, anywhere inside the project.
+    """
     try:
-        return settings()
+        return settings(_env_file=_left_by_covey_up(service))
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
         raise ConfigurationError(
-            "the environment does not make a working service:\n"
+            f"the environment does not make a working {service} service:\n"
             + "\n".join(lines)
-            + "\n`covey up` sets these for every service; see docs/configuration.md"
+            + f"\n`covey up` sets these, and `covey up --without {service}` sets them for one that you start yourself"
         ) from None
+
+
+def _left_by_covey_up(service: str) -> Path | None:
+    here = Path.cwd()
+    files = (folder / ".covey" / "env" / f"{service}.env" for folder in (here, *here.parents))
+    return next((file for file in files if file.is_file()), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, assert_never
@@ -37,8 +37,8 @@ Role = Callable[[], Awaitable[None]]
 class Messaging:
     """Everything that moves messages in one replica of a service.
 
-    `transactions` is where the application begins its work, so that what it publishes leaves at once. `roles` are
-    further tasks of which one replica runs each. Make it, then `async with messaging.running()`.
+    `transactions` is where the application begins its work, so that what it publishes leaves at once. Make it, then
+    `async with messaging.running()`.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class Messaging:
         routers: Iterable[Router],
         telemetry: Telemetry,
         *,
-        roles: Mapping[str, Role] | None = None,
         options: MessagingOptions | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -70,7 +69,7 @@ class Messaging:
         for stream, topics in streams.items():
             ingest = Ingest(database, broker, stream, topics, options, self.observation, self.wake)
             own[f"ingest {stream}"] = ingest.run
-        self._roles = Roles(database, owner, own | dict(roles or {}))
+        self._roles = Roles(database, owner, own)
         self._notifying = False
 
     @asynccontextmanager
@@ -90,6 +89,10 @@ class Messaging:
             finally:
                 await self._drain(workers, drain)
                 roles.cancel()
+
+    def add_role(self, name: str, run: Role) -> None:
+        """Have one replica of the service run this; before `running`. Two may for a moment believe that they do."""
+        self._roles.add(name, run)
 
     def committed(self, work: Work) -> None:
         """Wake whoever moves what this work has published or enqueued."""

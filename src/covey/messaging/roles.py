@@ -41,6 +41,10 @@ class Roles:
         self._owner = owner
         self.claimed = asyncio.Event()
 
+    def add(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Compete for one more role; before `run`."""
+        self._roles[_number(name)] = (name, run)
+
     async def run(self) -> None:
         """Compete until cancelled. A lost connection ends every role of this replica, then competing begins anew."""
         while True:

@@ -1,0 +1,225 @@
+"""A service: what it is made of, and its life from start to graceful end.
+
+It opens its resources in order and closes them in reverse, also when the start fails half-way. At SIGTERM it says
+that it is not ready, lets requests and turns that have begun finish, and exits with status 0; what it had not begun
+is in the database and belongs to the next (H14). Crashing is always safe: nothing lives in memory alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import APIRouter
+
+from covey.database.pool import Database, PoolOptions
+from covey.errors import CoveyError, HistoryLost
+from covey.http.application import application
+from covey.messaging.broker import Broker
+from covey.messaging.messaging import Messaging
+from covey.messaging.options import MessagingOptions
+from covey.messaging.router import Router
+from covey.saga.definition import Definition
+from covey.saga.engine import SagaEngine
+from covey.saga.timers import SagaTimers
+from covey.settings import ServiceSettings, load
+from covey.telemetry.health import Readiness
+from covey.telemetry.telemetry import Telemetry, TelemetryOptions
+
+S = TypeVar("S", bound=ServiceSettings)
+
+log = structlog.get_logger("covey.service")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a service is made of: FastAPI routers, message routers, sagas, and what its routes find in `app.state`."""
+
+    http: Sequence[APIRouter] = ()
+    messages: Sequence[Router] = ()
+    sagas: Sequence[Definition[Any]] = ()
+    state: dict[str, object] = field(default_factory=dict)
+    messaging: MessagingOptions = field(default_factory=MessagingOptions)
+
+
+Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that has started. `app` is its ASGI application, for tests that need no socket."""
+
+    app: Any
+    messaging: Messaging
+    database: Database
+    telemetry: Telemetry
+    readiness: Readiness
+
+
+class Service(Generic[S]):
+    """One service. Making it connects to nothing; `run()` is its process.
+
+    `parts` is what it is made of, or an async context manager that opens what they need from the settings, yields
+    them, and closes everything at the end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Parts | Compose[S],
+        *,
+        settings: type[S] | None = None,
+        version: str = "0.1.0",
+    ) -> None:
+        self.name = name
+        self.version = version
+        self._parts = parts
+        self._settings: Any = settings or ServiceSettings
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Exits with 0 after a graceful end, with 1 and one line when it cannot start."""
+        try:
+            settings: S = load(self._settings, self.name)
+            uvloop.run(self._serve(settings))
+        except CoveyError as error:
+            sys.exit(f"{self.name}: {error}")
+        except BaseExceptionGroup as group:
+            log.critical("service_failed", exc_info=group)
+            sys.exit(f"{self.name}: {group.exceptions[0]}")
+
+    @asynccontextmanager
+    async def running(self, settings: S, broker: Broker | None = None) -> AsyncIterator[Running]:
+        """Have everything but the socket running inside the block: resources, messaging, sagas, the application."""
+        async with AsyncExitStack() as stack:
+            telemetry = stack.enter_context(Telemetry.open(self._telemetry_options(settings)))
+            database = await stack.enter_async_context(Database.open(settings.database_url, _pool(self.name, settings)))
+            connected = broker or await stack.enter_async_context(_nats(settings))
+            parts = await stack.enter_async_context(self._open_parts(settings))
+            engine = SagaEngine(self.name, parts.sagas, telemetry)
+            messaging = Messaging(
+                self.name, database, connected, [*parts.messages, engine.router()], telemetry, options=parts.messaging
+            )
+            if parts.sagas:
+                messaging.add_role("saga timers", SagaTimers(messaging.transactions, messaging.wake).run)
+            readiness = _readiness(database, messaging)
+            app = application(
+                self.name,
+                list(parts.http),
+                telemetry,
+                readiness,
+                transactions=messaging.transactions,
+                state=parts.state,
+                version=self.version,
+            )
+            await stack.enter_async_context(messaging.running(settings.drain_timeout))
+            yield Running(app, messaging, database, telemetry, readiness)
+
+    async def _serve(self, settings: S) -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with self.running(settings) as running:
+            server = _Server(_http(running.app, settings))
+            serving = asyncio.create_task(server.serve(), name="http")
+            ended = asyncio.create_task(stop.wait(), name="signals")
+            await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                await serving  # it could not listen: raise what it has to say
+            running.readiness.drain()
+            log.info("draining", service=self.name)
+            await asyncio.sleep(settings.unready_for.total_seconds())
+            server.should_exit = True
+            await serving
+
+    @asynccontextmanager
+    async def _open_parts(self, settings: S) -> AsyncIterator[Parts]:
+        if isinstance(self._parts, Parts):
+            yield self._parts
+            return
+        async with self._parts(settings) as parts:
+            yield parts
+
+    def _telemetry_options(self, settings: S) -> TelemetryOptions:
+        return TelemetryOptions(
+            service=self.name,
+            version=self.version,
+            instance=f"{self.name}-{settings.replica}",
+            otlp_endpoint=settings.otel_exporter_otlp_endpoint,
+            log_level=settings.log_level,
+        )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the service decides when it stops."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.drain_timeout.total_seconds())),
+    )
+
+
+def _pool(service: str, settings: ServiceSettings) -> PoolOptions:
+    return PoolOptions(
+        size=settings.pool_size,
+        wait=settings.pool_wait,
+        statement_timeout=settings.statement_timeout,
+        application=f"{service} {settings.replica}",
+    )
+
+
+@asynccontextmanager
+async def _nats(settings: ServiceSettings) -> AsyncIterator[Broker]:
+    """Open NATS; imported here, since it costs a quarter of a second that no tool needs to pay."""
+    from covey.messaging.brokers.nats import NatsBroker
+
+    broker = await NatsBroker.open(settings.nats_url, settings.system)
+    try:
+        yield broker
+    finally:
+        with suppress(CoveyError):
+            await broker.close()
+
+
+def _readiness(database: Database, messaging: Messaging) -> Readiness:
+    """Ready is: the database answers and no stream has lost what we have not read.
+
+    Not the broker: without it requests are still accepted, and their events wait in the outbox.
+    """
+
+    async def history() -> None:
+        lost = messaging.observation.history_lost
+        if lost:
+            raise HistoryLost("; ".join(lost.values()))
+
+    readiness = Readiness()
+    readiness.add("database", database.check, timeout=timedelta(seconds=2))
+    readiness.add("history", history, timeout=timedelta(seconds=1))
+    readiness.started()
+    return readiness
