@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from covey import errors
+from covey.http.body import TooSlow
 from covey.telemetry.redaction import redact_text
 
 CONTENT_TYPE = "application/problem+json"
@@ -25,7 +26,9 @@ _MOST_ERRORS = 25
 _MOST_TEXT = 2_000
 _RETRY_AFTER_S = 1
 
-_PAGE: dict[type[Exception], tuple[int, str, str]] = {
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+_MEANINGS: dict[type[Exception], tuple[int, str, str]] = {
     errors.Rejected: (400, "rejected", "The request cannot be carried out"),
     errors.Unreadable: (400, "unreadable", "The request cannot be read"),
     errors.Invalid: (422, "invalid", "The request breaks a rule"),
@@ -33,6 +36,7 @@ _PAGE: dict[type[Exception], tuple[int, str, str]] = {
     errors.Forbidden: (403, "forbidden", "The caller may not do this"),
     errors.NotFound: (404, "not-found", "There is no such thing"),
     errors.Conflict: (409, "conflict", "The request contradicts the present state"),
+    TooSlow: (408, "too-slow", "The request did not arrive in time"),
     errors.TooLarge: (413, "too-large", "The request is over a limit"),
     errors.Unavailable: (503, "unavailable", "The work cannot be done now"),
     errors.DeadlineExceeded: (504, "deadline-exceeded", "The time given for this work is over"),
@@ -73,7 +77,7 @@ def problem_of(error: Exception) -> Problem:
         return _invalid_request(error)
     if isinstance(error, HTTPException):
         return _raised_status(error)
-    status, slug, title = next(_PAGE[kind] for kind in type(error).__mro__ if kind in _PAGE)
+    status, slug, title = next(_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS)
     told = isinstance(error, errors.Rejected)  # all others are about us, and may tell of our inside
     return Problem(
         status,
@@ -100,7 +104,7 @@ def _headers(status: int, error: Exception) -> dict[str, str]:
 
 
 def _raised_status(error: HTTPException) -> Problem:
-    phrase = HTTPStatus(error.status_code).phrase if error.status_code in HTTPStatus else "Error"
+    phrase = _PHRASES.get(error.status_code, "Error")
     detail = error.detail if isinstance(error.detail, str) and error.detail != phrase else None
     return Problem(
         error.status_code,
@@ -114,9 +118,9 @@ def _raised_status(error: HTTPException) -> Problem:
 def _invalid_request(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
-        status, slug, title = _PAGE[errors.Unreadable]
+        status, slug, title = _MEANINGS[errors.Unreadable]
         return Problem(status, slug, title, detail=f"the body is no JSON: {found[0]['ctx']['error']}")
-    status, slug, title = _PAGE[errors.Invalid]
+    status, slug, title = _MEANINGS[errors.Invalid]
     count = len(found)
     detail = f"{count} rules are broken; the first {_MOST_ERRORS} are listed" if count > _MOST_ERRORS else None
     return Problem(status, slug, title, detail, errors=[_rule(one) for one in found[:_MOST_ERRORS]])

@@ -56,9 +56,10 @@ class Telemetry:
         """
         with ExitStack() as stack:
             metrics, logs = Metrics(), _logs(options)
+            # First opened is last closed: what the logs' thread has left to do may still record spans.
+            tracer = _exporting_tracer(options, metrics, stack) if options.otlp_endpoint else Tracer()
             stack.callback(logs.close)
             logs.open(options.log_level)
-            tracer = _exporting_tracer(options, metrics, stack) if options.otlp_endpoint else Tracer()
             metrics.observe(
                 "covey_log_lines_dropped_total", "Log lines lost", lambda: {(): logs.dropped}, kind="counter"
             )

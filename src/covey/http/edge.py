@@ -1,0 +1,127 @@
+"""The one pass between server and application, pure ASGI: everything that every request needs, and nothing twice.
+
+Inwards: correlation id, W3C trace context, deadline, limits on the body. Outwards: the correlation id and, for
+every error, problem details. At the end, however it ends: metrics, a server span and an access log line. The
+request pays for one dictionary of its headers and a handful of additions; a thread makes log line and span.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from covey import context
+from covey.clock import Clock, SystemClock
+from covey.errors import DeadlineExceeded
+from covey.http import body, problems
+from covey.http.exchange import Exchange
+from covey.telemetry.telemetry import Telemetry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HttpOptions:
+    """Limits on what a request may be. A body is held in memory while its request is handled.
+
+    `quiet` names the routes that are counted but, unless they fail, neither logged nor traced.
+    """
+
+    max_body_bytes: int = 1024 * 1024
+    max_json_depth: int = 32
+    body_timeout: timedelta = timedelta(seconds=20)
+    quiet: frozenset[str] = frozenset({"/health", "/ready", "/metrics"})
+
+
+class Edge:
+    """Wraps an ASGI application whose errors are exceptions: those that leave it are answered here."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, options: HttpOptions, clock: Clock | None = None) -> None:
+        self._app = app
+        self._telemetry = telemetry
+        self._options = options
+        self._clock = clock or SystemClock()
+        self._active = 0
+        self._requests = telemetry.metrics.counter(
+            "http_requests_total", "Requests handled", ("method", "endpoint", "status")
+        )
+        self._seconds = telemetry.metrics.histogram(
+            "http_request_duration_seconds",
+            "From the head of the request to the last byte of the answer",
+            ("method", "endpoint"),
+        )
+        telemetry.metrics.observe("active_connections", "Requests being handled", lambda: {(): float(self._active)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as ASGI 3 defines it. No exception leaves, except after the answer has begun."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            with context.use(Exchange(scope, send, dict(scope["headers"])).context):
+                await self._app(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        exchange = Exchange(scope, send, headers)
+        self._active += 1
+        with context.use(exchange.context):
+            try:
+                if b"content-length" in headers or b"transfer-encoding" in headers or scope["http_version"] == "2":
+                    receive = await self._with_body(headers, receive)
+                if b"covey-timeout-ms" in headers:
+                    await self._in_time(headers[b"covey-timeout-ms"], exchange, receive)
+                else:
+                    await self._app(scope, receive, exchange.send)
+            except Exception as error:  # here it becomes an answer
+                await self._answer(exchange, error)
+            finally:
+                self._active -= 1
+                self._account(exchange)
+
+    async def _with_body(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        options = self._options
+        body.check_length(headers.get(b"content-length"), options.max_body_bytes)
+        content = await body.read(receive, options.max_body_bytes, options.body_timeout.total_seconds())
+        if b"json" in headers.get(b"content-type", b"").lower():
+            body.check_nesting(content, options.max_json_depth)
+        return body.replay(content, receive)
+
+    async def _in_time(self, value: bytes, exchange: Exchange, receive: Receive) -> None:
+        """Run the application until the caller's time is over. What is no number of milliseconds limits nothing."""
+        if not value.isdigit() or len(value) > 9:
+            await self._app(exchange.scope, receive, exchange.send)
+            return
+        given = timedelta(milliseconds=int(value))
+        with context.use(replace(exchange.context, deadline=self._clock.now() + given)):
+            try:
+                async with asyncio.timeout(given.total_seconds()) as timeout:
+                    exchange.timeout = timeout
+                    await self._app(exchange.scope, receive, exchange.send)
+            except TimeoutError:
+                if not timeout.expired():
+                    raise
+                raise DeadlineExceeded("the caller's time is over") from None
+
+    async def _answer(self, exchange: Exchange, error: Exception) -> None:
+        if isinstance(error, (body.Disconnected, ClientDisconnect)):
+            return
+        problem = problems.problem_of(error)
+        if problem.status >= 500:
+            exchange.error = type(error).__qualname__
+            level = "error" if problems.is_ours(error) else "warning"
+            self._telemetry.logs.log(level, "request failed", error=error)
+        if exchange.status:
+            raise error
+        await exchange.refuse(problem)
+
+    def _account(self, exchange: Exchange) -> None:
+        seconds = exchange.close()
+        self._requests.add((exchange.method, exchange.route, str(exchange.status)))
+        self._seconds.observe(seconds, (exchange.method, exchange.route))
+        if exchange.status >= 500 or exchange.route not in self._options.quiet:
+            self._telemetry.logs.put(partial(exchange.tell, self._telemetry))
