@@ -28,5 +28,5 @@ class MessagingOptions:
 
     def delay(self, attempts: int) -> timedelta:
         """Return how long to wait after that many failures: exponential, capped, half of it jitter."""
-        full = min(self.backoff * 2 ** min(attempts - 1, 20), self.backoff_cap)
+        full: timedelta = min(self.backoff * 2 ** min(attempts - 1, 20), self.backoff_cap)
         return full * random.uniform(0.5, 1.0)

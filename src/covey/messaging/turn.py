@@ -18,7 +18,7 @@ from covey.clock import Clock
 from covey.context import use
 from covey.database.errors import translated
 from covey.database.pool import Connection
-from covey.errors import Contention, DatabaseUnavailable
+from covey.errors import Contention, DatabaseUnavailable, Fenced
 from covey.ids import new_id
 from covey.message import Reply
 from covey.messaging.answers import Answers
@@ -135,7 +135,7 @@ class Turns:
                 if len(failures) > 5:
                     limit = max(1, limit // 2)
                 continue
-            except Contention:
+            except (Contention, Fenced):
                 await roll_back(connection)
                 limit = max(1, len(deliveries) // 2)
                 continue

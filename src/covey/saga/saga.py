@@ -21,7 +21,7 @@ class Saga(Definition[D]):
 
         Its first command leaves when `work` commits; if that rolls back there never was a saga.
         """
-        now = work.clock.now()
+        now = await work.fetchval("SELECT clock_timestamp()")
         record = Record(
             id=saga_id or new_id(),
             name=self.name,

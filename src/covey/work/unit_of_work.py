@@ -8,7 +8,7 @@ Whoever publishes from a `Work` needs no broker: the relay does the rest, now or
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -39,12 +39,19 @@ class Work:
     to one task: PostgreSQL runs one statement at a time on a connection.
     """
 
-    __slots__ = ("_connection", "_deferred", "_outgoing", "clock", "enqueued", "published", "service", "state")
+    __slots__ = ("_connect", "_connection", "_deferred", "_outgoing", "clock", "enqueued", "published", "service", "state")
 
-    def __init__(self, connection: Connection, service: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        connection: Connection | None,
+        service: str,
+        clock: Clock,
+        connect: Callable[[], Awaitable[Connection]] | None = None,
+    ) -> None:
         self.service = service
         self.clock = clock
         self._connection = connection
+        self._connect = connect
         self._outgoing = Outgoing(service, clock)
         self._deferred: dict[str, list[tuple[Any, ...]]] = {}
         self.state: dict[Any, Any] = {}
@@ -53,27 +60,31 @@ class Work:
 
     async def execute(self, sql: str, *args: Any) -> str:
         """Run a statement and return PostgreSQL's tag for it, such as `UPDATE 3`."""
+        connection = self._connection or await self._open()
         _refuse_lasting(sql)
         with translated():
-            return str(await self._connection.execute(sql, *args))
+            return str(await connection.execute(sql, *args))
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Run a query and return its rows, readable by name and by position."""
+        connection = self._connection or await self._open()
         _refuse_lasting(sql)
         with translated():
-            return list(await self._connection.fetch(sql, *args))
+            return list(await connection.fetch(sql, *args))
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """Run a query and return its first row, or None."""
+        connection = self._connection or await self._open()
         _refuse_lasting(sql)
         with translated():
-            return await self._connection.fetchrow(sql, *args)
+            return await connection.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """Run a query and return the first value of its first row, or None."""
+        connection = self._connection or await self._open()
         _refuse_lasting(sql)
         with translated():
-            return await self._connection.fetchval(sql, *args)
+            return await connection.fetchval(sql, *args)
 
     def defer(self, sql: str, *args: Any) -> None:
         """Run a statement just before the commit, together with all others of the same text.
@@ -99,17 +110,26 @@ class Work:
 
     async def flush(self) -> None:
         """Write deferred statements and messages. Called at the end; lock no rows after it (see covey.work.outbox)."""
+        if not self._deferred and not self._outgoing.envelopes:
+            return
+        connection = self._connection or await self._open()
         with translated():
             for sql, rows in self._deferred.items():
                 if len(rows) == 1:
-                    await self._connection.execute(sql, *rows[0])
+                    await connection.execute(sql, *rows[0])
                 else:
-                    await self._connection.executemany(sql, rows)
+                    await connection.executemany(sql, rows)
             self._deferred.clear()
             if self._outgoing.envelopes:
-                await insert_messages(self._connection, self._outgoing.envelopes)
+                await insert_messages(connection, self._outgoing.envelopes)
                 self._outgoing.envelopes.clear()
                 self.published = True
+
+    async def _open(self) -> Connection:
+        """Begin the transaction, now that there is something to do in it."""
+        assert self._connect is not None, "a Work without a connection was made with a way to get one"
+        self._connection = await self._connect()
+        return self._connection
 
 
 class Transactions:
@@ -130,9 +150,10 @@ class Transactions:
     def begin(self) -> Begun:
         """Begin a transaction: `async with transactions.begin() as work`.
 
-        It commits when the block ends and rolls back when the block raises. When the block has ended without an
+        A connection is taken with the first statement, so that a request which is refused before it needs none
+        takes none. It commits when the block ends and rolls back when the block raises. When the block has ended without an
         error, the commit has been confirmed by PostgreSQL. DatabaseUnavailable raised at the end means that the
-        outcome is unknown; PoolExhausted and Contention that nothing has happened.
+        outcome is unknown; PoolExhausted (from the first statement) and Contention that nothing has happened.
         """
         return Begun(self, self._database.acquire())
 
@@ -168,13 +189,8 @@ class Begun:
         self._acquired = acquired
 
     async def __aenter__(self) -> Work:
-        self._connection = await self._acquired.__aenter__()
-        try:
-            await begin(self._connection)
-        except BaseException:
-            await self._acquired.__aexit__(None, None, None)
-            raise
-        self._work = Work(self._connection, self._transactions.service, self._transactions.clock)
+        self._connection: Connection | None = None
+        self._work = Work(None, self._transactions.service, self._transactions.clock, self._begin)
         return self._work
 
     async def __aexit__(
@@ -183,16 +199,26 @@ class Begun:
         try:
             if error is None:
                 await self._work.flush()
-                await commit(self._connection)
-            else:
-                await roll_back(self._connection)
-        except BaseException:
-            await roll_back(self._connection)
-            raise
+                if self._connection is not None:
+                    await commit(self._connection)
         finally:
-            await self._acquired.__aexit__(None, None, None)
+            await self._release()
         if error is None:
             self._transactions.committed(self._work)
+
+    async def _begin(self) -> Connection:
+        connection = await self._acquired.__aenter__()
+        self._connection = connection
+        await begin(connection)
+        return connection
+
+    async def _release(self) -> None:
+        """Give the connection back, without a transaction on it whatever has happened."""
+        if self._connection is not None:
+            try:
+                await roll_back(self._connection)
+            finally:
+                await self._acquired.__aexit__(None, None, None)
 
 
 async def begin(connection: Connection) -> None:
