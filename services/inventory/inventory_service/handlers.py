@@ -1,0 +1,60 @@
+"""What inventory does when it is asked, and when an order is confirmed.
+
+Every handler can meet a message twice, late or out of order: the chassis drops what it has handled, and the
+reservation's own state answers the rest.
+"""
+
+from __future__ import annotations
+
+from covey.errors import Conflict
+from covey.message import Refused, Reply
+from covey.messaging.router import Router
+from covey.work.unit_of_work import Work
+from inventory_service import storage
+from inventory_service.domain import OrderId, ReservationStatus, refusal_of_repeated, shortage
+from inventory_service.messages import OrderConfirmed, ReleaseStock, ReserveStock
+
+router = Router()
+
+
+@router.on(ReserveStock)
+async def reserve_stock(command: ReserveStock, work: Work) -> Reply:
+    """Reserve all lines or refuse, and say which line was short."""
+    found = await storage.claim(work, command.order_id, ReservationStatus.HELD)
+    if found is not None:
+        reason = refusal_of_repeated(found)
+        return Refused(reason=reason) if reason else Reply()
+    if await storage.take(work, command.order_id, command.lines):
+        return Reply()
+    return await _refused(command, work)
+
+
+@router.on(ReleaseStock)
+async def release_stock(command: ReleaseStock, work: Work) -> Reply:
+    """Release what is held. Where nothing is, leave a tombstone: a request to reserve that comes later is refused."""
+    found = await storage.claim(work, command.order_id, ReservationStatus.RELEASED)
+    if found is not None and found.status is ReservationStatus.SOLD:
+        raise Conflict(f"the stock of order {command.order_id} is sold and cannot be released")
+    await storage.release(work, command.order_id)
+    return Reply()
+
+
+@router.on(OrderConfirmed)
+async def sell_stock(event: OrderConfirmed, work: Work) -> None:
+    """Turn the reservation into a sale."""
+    if not await storage.sell(work, event.order_id):
+        await _require_sold(event.order_id, work)
+
+
+async def _refused(command: ReserveStock, work: Work) -> Refused:
+    known = await storage.names_and_free(work, [line.product_id for line in command.lines])
+    reason = shortage(command.lines, known)
+    await storage.refuse(work, command.order_id, reason)
+    return Refused(reason=reason)
+
+
+async def _require_sold(order_id: OrderId, work: Work) -> None:
+    """Raise when a confirmed order has no stock: a dead letter is seen, silence is not."""
+    found = await storage.reservation_of(work, order_id)
+    if found is None or found.status is not ReservationStatus.SOLD:
+        raise Conflict(f"order {order_id} was confirmed without a reservation: {found.status if found else 'none'}")

@@ -1,0 +1,41 @@
+"""What inventory publishes, and the commands and events that it reads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator
+
+from covey.message import Command, Event
+from inventory_service.domain import Line, Money, OrderId, ProductId, distinct
+
+
+class ProductChanged(Event, type="inventory.product-changed.v1", key="product_id"):
+    """A product as it is now, whole: a reader needs no earlier one, and drops what is not newer than what it has."""
+
+    product_id: ProductId
+    name: str
+    price: Money
+    version: int
+
+
+class ReserveStock(Command, type="inventory.reserve-stock.v1", key="saga_id"):
+    """Set the pieces of all lines aside for an order, or none. Refused when one line cannot be had."""
+
+    saga_id: UUID
+    order_id: OrderId
+    lines: Annotated[tuple[Line, ...], AfterValidator(distinct)]
+
+
+class ReleaseStock(Command, type="inventory.release-stock.v1", key="saga_id"):
+    """Give up what is, or ever will be, reserved for an order. Never refused."""
+
+    saga_id: UUID
+    order_id: OrderId
+
+
+class OrderConfirmed(Event, type="order.confirmed.v1"):
+    """The part that inventory reads: what was reserved for this order is sold."""
+
+    order_id: OrderId

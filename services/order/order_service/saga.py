@@ -1,0 +1,78 @@
+"""How an order is fulfilled: stock is reserved, the money is put aside, then taken, and the order is confirmed.
+
+Up to the pivot everything can be undone, and is, when a step is refused, or is not answered in time, or the
+customer cancels. Whether the pivot happened is found out, however long it takes; after it the order is confirmed.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import BaseModel
+
+from covey.errors import NotFound
+from covey.saga.definition import pivot, retriable, step
+from covey.saga.saga import Saga
+from covey.work.unit_of_work import Work
+from order_service import domain, storage
+from order_service.domain import Cancelled, Money, OrderId, Rejected, Wanted
+from order_service.messages import (
+    AuthorizePayment,
+    CapturePayment,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderRejected,
+    ReleaseStock,
+    ReserveStock,
+    VoidAuthorization,
+)
+
+
+class PlaceOrder(BaseModel):
+    """What the steps need. `token` stands for the means of payment; it is kept nowhere else."""
+
+    order_id: OrderId
+    lines: tuple[Wanted, ...]
+    amount: Money
+    token: str
+
+
+async def confirm_order(data: PlaceOrder, work: Work) -> None:
+    """Confirm the order and say so, once."""
+    stored = await _to_change(data.order_id, work)
+    order = domain.confirm(stored.order)
+    if order != stored.order:
+        await storage.keep_state(work, order.id, order.state)
+        work.publish(OrderConfirmed(order_id=order.id, user_id=order.user_id, total=order.total))
+
+
+async def give_order_up(data: PlaceOrder, reason: str, work: Work) -> None:
+    """End the order, whose steps are all undone: cancelled when somebody asked for it, else rejected."""
+    stored = await _to_change(data.order_id, work)
+    order = domain.give_up(stored.order, reason)
+    if order == stored.order:
+        return
+    await storage.keep_state(work, order.id, order.state)
+    match order.state:
+        case Cancelled(reason=asked):
+            work.publish(OrderCancelled(order_id=order.id, user_id=order.user_id, reason=asked))
+        case Rejected(reason=why):
+            work.publish(OrderRejected(order_id=order.id, user_id=order.user_id, reason=why))
+
+
+place_order = Saga(
+    "place-order",
+    PlaceOrder,
+    step(ReserveStock, undo=ReleaseStock, timeout=timedelta(seconds=10)),
+    step(AuthorizePayment, undo=VoidAuthorization, timeout=timedelta(seconds=10)),
+    pivot(CapturePayment),
+    retriable(confirm_order),
+    compensated=give_order_up,
+)
+
+
+async def _to_change(order_id: OrderId, work: Work) -> storage.Stored:
+    stored = await storage.order_to_change(work, order_id)
+    if stored is None:
+        raise NotFound(f"order {order_id} is gone")
+    return stored

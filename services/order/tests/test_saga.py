@@ -1,0 +1,96 @@
+"""The ends of the saga: an order is confirmed or given up, and the world is told once."""
+
+from __future__ import annotations
+
+import pytest
+from order_service import storage
+from order_service.domain import (
+    Cancelled,
+    Confirmed,
+    Money,
+    Order,
+    OrderId,
+    Pending,
+    Product,
+    ProductId,
+    Rejected,
+    State,
+    UserId,
+    Wanted,
+    place,
+)
+from order_service.saga import PlaceOrder, confirm_order, give_order_up
+
+from covey.errors import Conflict
+from covey.ids import new_id
+from covey.work.unit_of_work import Transactions, Work
+
+MUG = Product(ProductId(new_id()), "Mug", Money(1_250, "EUR"), 1)
+
+
+@pytest.fixture
+async def order(transactions: Transactions) -> Order:
+    placed = place(OrderId(new_id()), UserId(new_id()), [Wanted(MUG.id, 2)], {MUG.id: MUG})
+    async with transactions.begin() as work:
+        await storage.add_order(work, placed, new_id())
+    return placed
+
+
+def data(order: Order) -> PlaceOrder:
+    wanted = tuple(Wanted(line.product_id, line.quantity) for line in order.lines)
+    return PlaceOrder(order_id=order.id, lines=wanted, amount=order.total, token="tok_ok")
+
+
+async def published(work: Work) -> list[str]:
+    return [row["type"] for row in await work.fetch("SELECT type FROM covey.outbox ORDER BY position")]
+
+
+async def state(work: Work, order: Order) -> State:
+    stored = await storage.order_by_id(work, order.id)
+    assert stored is not None
+    return stored.order.state
+
+
+async def test_a_confirmed_order_is_announced_once_however_often_it_is_confirmed(
+    transactions: Transactions, order: Order
+) -> None:
+    for _ in range(3):
+        async with transactions.begin() as work:
+            await confirm_order(data(order), work)
+
+    async with transactions.begin() as work:
+        assert await state(work, order) == Confirmed()
+        assert await published(work) == ["order.confirmed.v1"]
+
+
+async def test_an_order_that_is_given_up_is_rejected_with_the_reason_and_announced_once(
+    transactions: Transactions, order: Order
+) -> None:
+    for reason in ("out of stock", "something else"):
+        async with transactions.begin() as work:
+            await give_order_up(data(order), reason, work)
+
+    async with transactions.begin() as work:
+        assert await state(work, order) == Rejected("out of stock")
+        assert await published(work) == ["order.rejected.v1"]
+
+
+async def test_an_order_whose_cancellation_was_asked_for_is_cancelled(transactions: Transactions, order: Order) -> None:
+    async with transactions.begin() as work:
+        await storage.keep_state(work, order.id, Pending("changed my mind"))
+
+    async with transactions.begin() as work:
+        await give_order_up(data(order), "changed my mind", work)
+
+    async with transactions.begin() as work:
+        assert await state(work, order) == Cancelled("changed my mind")
+        assert await published(work) == ["order.cancelled.v1"]
+
+
+async def test_an_order_is_never_both_confirmed_and_given_up(transactions: Transactions, order: Order) -> None:
+    async with transactions.begin() as work:
+        await confirm_order(data(order), work)
+
+    with pytest.raises(Conflict):
+        async with transactions.begin() as work:
+            await give_order_up(data(order), "late", work)

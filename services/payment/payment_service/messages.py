@@ -1,0 +1,43 @@
+"""The commands that payment carries out. A saga sends them, so those of one order come in their order."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from covey.message import Command, Reply
+from payment_service.domain import Money, OrderId, PaymentId
+
+
+class AuthorizePayment(Command, type="payment.authorize.v1", key="saga_id"):
+    """Have the provider put an amount aside. Refused when it declines. `token` stands for the means of payment."""
+
+    saga_id: UUID
+    order_id: OrderId
+    amount: Money
+    token: str
+
+
+class CapturePayment(Command, type="payment.capture.v1", key="saga_id"):
+    """Take what was put aside. Refused when there is nothing, or when the provider definitely will not."""
+
+    saga_id: UUID
+    order_id: OrderId
+
+
+class VoidAuthorization(Command, type="payment.void.v1", key="saga_id"):
+    """Give up what is, may have been, or ever will be put aside. Never refused."""
+
+    saga_id: UUID
+    order_id: OrderId
+
+
+class RefundPayment(Command, type="payment.refund.v1", key="order_id"):
+    """Return all that was taken."""
+
+    order_id: OrderId
+
+
+class PaymentReply(Reply):
+    """It was done; this is the payment."""
+
+    payment_id: PaymentId

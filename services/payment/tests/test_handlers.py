@@ -1,0 +1,217 @@
+"""The effects of payment: intent, call, answer, against a real database and the sandbox provider."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import aiohttp
+import pytest
+from payment_service import storage
+from payment_service.clients import HttpProvider
+from payment_service.domain import Money, OrderId, Payment, Status
+from payment_service.handlers import Authorize, Capture, Refund, Void
+from payment_service.messages import AuthorizePayment, CapturePayment, PaymentReply, RefundPayment, VoidAuthorization
+
+from covey.errors import Conflict, DependencyUnavailable
+from covey.ids import new_id
+from covey.message import Command, Refused, Reply
+from covey.work.unit_of_work import Transactions
+
+PRICE = Money(4_900, "EUR")
+
+
+class Flow:
+    """Runs the three parts of an effect as the chassis does, so that a test can stop between them."""
+
+    def __init__(self, transactions: Transactions, provider: HttpProvider, book: aiohttp.ClientSession) -> None:
+        self.transactions = transactions
+        self.authorize = Authorize(provider)
+        self.capture = Capture(provider)
+        self.void = Void(provider)
+        self.refund = Refund(provider)
+        self._book = book
+
+    async def intend(self, effect: Any, command: Command) -> Payment | Reply:
+        async with self.transactions.begin() as work:
+            intent: Payment | Reply = await effect.intend(command, work)
+            return intent
+
+    async def run(self, effect: Any, command: Command, key: str | None = None) -> Reply:
+        """All three parts. The key is the command's id; a retry of the same command has the same."""
+        intent = await self.intend(effect, command)
+        if isinstance(intent, Reply):
+            return intent
+        result = await effect.call(command, intent, key or str(new_id()))
+        async with self.transactions.begin() as work:
+            reply: Reply = await effect.settle(command, result, work)
+            return reply
+
+    async def payment(self, order_id: OrderId) -> Payment:
+        async with self.transactions.begin() as work:
+            (payment,) = await storage.payments_of(work, order_id)
+            return payment
+
+    async def book(self, order_id: OrderId) -> list[tuple[str, int]]:
+        async with self._book.get("/book", params={"reference": str(order_id)}) as response:
+            return [(entry["operation"], entry["done"]) for entry in (await response.json())["entries"]]
+
+    async def operations(self) -> list[tuple[str, str | None]]:
+        async with self.transactions.begin() as work:
+            rows = await work.fetch("SELECT what, answer FROM operation ORDER BY asked_at")
+            return [(row["what"], row["answer"]) for row in rows]
+
+
+@pytest.fixture
+async def flow(transactions: Transactions, sandbox: str) -> AsyncIterator[Flow]:
+    limit = timedelta(seconds=0.3)
+    async with HttpProvider.open(sandbox, limit) as provider, aiohttp.ClientSession(sandbox) as book:
+        yield Flow(transactions, provider, book)
+
+
+@pytest.fixture
+def order_id() -> OrderId:
+    return OrderId(new_id())
+
+
+def authorization(order_id: OrderId, token: str = "tok_ok") -> AuthorizePayment:
+    return AuthorizePayment(saga_id=new_id(), order_id=order_id, amount=PRICE, token=token)
+
+
+def capture(order_id: OrderId) -> CapturePayment:
+    return CapturePayment(saga_id=new_id(), order_id=order_id)
+
+
+def void(order_id: OrderId) -> VoidAuthorization:
+    return VoidAuthorization(saga_id=new_id(), order_id=order_id)
+
+
+async def test_money_is_authorized_then_captured(flow: Flow, order_id: OrderId) -> None:
+    replies = [await flow.run(flow.authorize, authorization(order_id)), await flow.run(flow.capture, capture(order_id))]
+
+    payment = await flow.payment(order_id)
+    assert replies == [PaymentReply(payment_id=payment.id)] * 2
+    assert (payment.status, payment.authorized, payment.captured) == (Status.CAPTURED, 4_900, 4_900)
+    assert await flow.book(order_id) == [("authorize", 4_900), ("capture", 4_900)]
+    assert await flow.operations() == [("authorize", "approved"), ("capture", "approved")]
+
+
+async def test_the_intent_is_on_record_before_the_provider_is_asked(flow: Flow, order_id: OrderId) -> None:
+    await flow.intend(flow.authorize, authorization(order_id))
+
+    assert (await flow.payment(order_id)).status is Status.AUTHORIZING
+    assert await flow.operations() == [("authorize", None)]
+    assert await flow.book(order_id) == []
+
+
+async def test_a_declined_card_refuses_with_the_reason_and_moves_nothing(flow: Flow, order_id: OrderId) -> None:
+    reply = await flow.run(flow.authorize, authorization(order_id, "tok_declined"))
+
+    payment = await flow.payment(order_id)
+    assert reply == Refused(reason="the card was declined")
+    assert (payment.status, payment.authorized, payment.reason) == (Status.DECLINED, 0, "the card was declined")
+    assert await flow.run(flow.authorize, authorization(order_id)) == reply
+
+
+async def test_a_crash_after_the_call_asks_again_with_the_same_key_and_charges_once(
+    flow: Flow, order_id: OrderId
+) -> None:
+    command = authorization(order_id)
+    intent = await flow.intend(flow.authorize, command)
+    assert isinstance(intent, Payment)
+    await flow.authorize.call(command, intent, "the command's id")
+
+    reply = await flow.run(flow.authorize, command, "the command's id")
+
+    assert isinstance(reply, PaymentReply)
+    assert await flow.book(order_id) == [("authorize", 4_900)]
+
+
+async def test_a_void_finds_out_what_the_unanswered_authorization_did(flow: Flow, order_id: OrderId) -> None:
+    with pytest.raises(DependencyUnavailable):
+        await flow.run(flow.authorize, authorization(order_id, "tok_timeout_after_charge"))
+
+    reply = await flow.run(flow.void, void(order_id))
+
+    payment = await flow.payment(order_id)
+    assert isinstance(reply, PaymentReply)
+    assert (payment.status, payment.authorized, payment.voided) == (Status.VOIDED, 4_900, 4_900)
+    assert await flow.book(order_id) == [("authorize", 4_900), ("void", 4_900)]
+
+
+async def test_a_void_of_what_never_reached_the_provider_keeps_it_from_happening(flow: Flow, order_id: OrderId) -> None:
+    command = authorization(order_id)
+    intent = await flow.intend(flow.authorize, command)
+    assert isinstance(intent, Payment)
+    await flow.run(flow.void, void(order_id))
+
+    late = await flow.authorize.call(command, intent, "late")
+
+    assert (await flow.payment(order_id)).voided == 0
+    assert not hasattr(late, "amount")
+    assert await flow.book(order_id) == [("void", 0), ("authorize", 0)]
+
+
+async def test_a_void_that_comes_first_asks_nobody_and_refuses_the_authorization(flow: Flow, order_id: OrderId) -> None:
+    assert isinstance(await flow.run(flow.void, void(order_id)), PaymentReply)
+
+    reply = await flow.run(flow.authorize, authorization(order_id))
+
+    assert isinstance(reply, Refused)
+    assert (await flow.payment(order_id)).status is Status.VOIDED
+    assert await flow.book(order_id) == []
+
+
+async def test_a_capture_that_is_not_answered_is_settled_by_asking_again(flow: Flow, order_id: OrderId) -> None:
+    await flow.run(flow.authorize, authorization(order_id, "tok_timeout_after_capture"))
+    with pytest.raises(DependencyUnavailable):
+        await flow.run(flow.capture, capture(order_id), "the command's id")
+    assert (await flow.payment(order_id)).status is Status.CAPTURING
+
+    await flow.run(flow.capture, capture(order_id), "the command's id")
+
+    assert (await flow.payment(order_id)).captured == 4_900
+    assert await flow.book(order_id) == [("authorize", 4_900), ("capture", 4_900)]
+
+
+async def test_a_payment_that_may_be_captured_is_never_voided(flow: Flow, order_id: OrderId) -> None:
+    await flow.run(flow.authorize, authorization(order_id))
+    await flow.intend(flow.capture, capture(order_id))
+
+    with pytest.raises(Conflict, match="refund it"):
+        await flow.intend(flow.void, void(order_id))
+
+
+async def test_a_declined_capture_is_refused_and_what_was_put_aside_can_be_given_up(
+    flow: Flow, order_id: OrderId
+) -> None:
+    await flow.run(flow.authorize, authorization(order_id, "tok_capture_declined"))
+
+    assert isinstance(await flow.run(flow.capture, capture(order_id)), Refused)
+    await flow.run(flow.void, void(order_id))
+
+    payment = await flow.payment(order_id)
+    assert (payment.status, payment.captured, payment.voided) == (Status.VOIDED, 0, 4_900)
+
+
+async def test_a_refund_returns_what_was_captured_once(flow: Flow, order_id: OrderId) -> None:
+    await flow.run(flow.authorize, authorization(order_id))
+    await flow.run(flow.capture, capture(order_id))
+
+    for _ in range(2):
+        assert isinstance(await flow.run(flow.refund, RefundPayment(order_id=order_id)), PaymentReply)
+
+    payment = await flow.payment(order_id)
+    assert (payment.status, payment.refunded) == (Status.REFUNDED, 4_900)
+    assert await flow.book(order_id) == [("authorize", 4_900), ("capture", 4_900), ("refund", 4_900)]
+
+
+async def test_what_was_not_captured_is_not_refunded(flow: Flow, order_id: OrderId) -> None:
+    await flow.run(flow.authorize, authorization(order_id))
+
+    assert isinstance(await flow.run(flow.refund, RefundPayment(order_id=order_id)), Refused)
+
+
+async def test_nothing_is_captured_without_an_authorization(flow: Flow, order_id: OrderId) -> None:
+    assert isinstance(await flow.run(flow.capture, capture(order_id)), Refused)
