@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import asyncpg
 
@@ -38,6 +38,25 @@ async def ensure_database(admin_url: str, name: str, password: str) -> str:
         # Last, so that a role that can log in is proof that all before it was done.
         await admin.execute(f"ALTER ROLE {_quoted(name)} LOGIN PASSWORD {_literal(password)}")
     return url
+
+
+async def copy_database(admin_url: str, template_url: str, name: str) -> str:
+    """Return the URL of a new database `name`, a copy of that of `template_url` and for its role: a few 10 ms.
+
+    Nobody may be connected to the template meanwhile.
+    """
+    parts = urlsplit(template_url)
+    template, role = unquote(parts.path[1:]), unquote(parts.username or "")
+    async with _connection(admin_url) as admin:
+        await admin.execute(f"CREATE DATABASE {_quoted(name)} OWNER {_quoted(role)} TEMPLATE {_quoted(template)}")
+        await admin.execute(f"REVOKE ALL ON DATABASE {_quoted(name)} FROM PUBLIC")
+    return urlunsplit(parts._replace(path=f"/{quote(name, safe='')}"))
+
+
+async def drop_database(admin_url: str, url: str) -> None:
+    """Drop the database of `url`, if there is one, and end the connections to it. Its role stays."""
+    async with _connection(admin_url) as admin:
+        await admin.execute(f"DROP DATABASE IF EXISTS {_quoted(unquote(urlsplit(url).path[1:]))} WITH (FORCE)")
 
 
 async def _ensure_role(admin: asyncpg.Connection, name: str) -> None:

@@ -44,7 +44,6 @@ def to_headers(envelope: Envelope) -> dict[str, str]:
             "ce-source": _encoded(envelope.source),
             "ce-subject": _encoded(envelope.key),
             "ce-time": envelope.time.isoformat(),
-            "ce-datacontenttype": "application/json",
         }
         for name, value in envelope.headers.items():
             headers[_encoded_name(name)] = _encoded(value)
@@ -57,8 +56,7 @@ def from_headers(headers: Mapping[str, str], body: bytes, kind: Kind, stream: st
     """Return the envelope that these headers carry. Foreign attributes (`ce-…`) and headers keep their names.
 
     A message without `ce-subject` comes from elsewhere and asks for no order: its own id is its key.
-    Raises Unreadable, with a reason for people, when an attribute that we need is absent or malformed, and for a
-    NUL character, which PostgreSQL cannot store: such a message must be seen, not stop its reader.
+    Raises Unreadable, with a reason for people, when an attribute that we need is absent or malformed.
     """
     rest = {name: value for name, value in headers.items() if not name.startswith("Nats-")}
     try:
@@ -66,7 +64,6 @@ def from_headers(headers: Mapping[str, str], body: bytes, kind: Kind, stream: st
         attributes = [rest.pop(f"ce-{name}") for name in ("type", "source", "time")]
         key = rest.pop("ce-subject", str(identity))
         rest.pop("ce-specversion", None)
-        rest.pop("ce-datacontenttype", None)
         return Envelope(
             id=identity,
             type=_decoded(attributes[0]),
@@ -89,10 +86,7 @@ def _encoded(value: str) -> str:
 
 
 def _decoded(value: str) -> str:
-    text = unquote(value, errors="strict") if "%" in value else value
-    if "\x00" in text:
-        raise ValueError("a NUL character")
-    return text
+    return unquote(value, errors="strict") if "%" in value else value
 
 
 @lru_cache(maxsize=256)

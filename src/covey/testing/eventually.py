@@ -1,0 +1,45 @@
+"""Waiting for what must come true, in place of sleeping for as long as it might take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from inspect import isawaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_SECONDS = 0.001
+_LONGEST_PAUSE_SECONDS = 0.05
+
+
+async def eventually(
+    condition: Callable[[], T | Awaitable[T]],
+    within: timedelta = timedelta(seconds=10),
+    *,
+    because: str = "",
+) -> T:
+    """Ask `condition` until its answer is true and return that answer; fail after `within`.
+
+    A condition may be sync or async. One that raises AssertionError has not come true yet, so that it can consist of
+    asserts; any other exception passes through at once. The failure shows the last answer or assertion, so
+    ask for what you want to see: `await eventually(lambda: shop.orders(), because="the order was placed")`.
+    """
+    pause, last = _FIRST_PAUSE_SECONDS, "it gave no answer"
+    try:
+        async with asyncio.timeout(within.total_seconds()):
+            while True:
+                try:
+                    found = condition()
+                    answer = await found if isawaitable(found) else found
+                    if answer:
+                        return answer
+                    last = f"the last answer was {answer!r}"
+                except AssertionError as error:
+                    last = f"the last assertion was: {error}"
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+    except TimeoutError:
+        reason = f" ({because})" if because else ""
+        raise AssertionError(f"not within {within.total_seconds():g} s{reason}; {last}") from None

@@ -1,0 +1,50 @@
+"""The brokers that covey brings keep the contract that it exports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import nats
+import pytest
+
+from covey.local.engines.embedded import Engines
+from covey.messaging.brokers.memory import MemoryBroker, MemoryLogs
+from covey.messaging.brokers.nats import NatsBroker
+from covey.testing.broker_contract import BrokerContract, DropBefore
+
+
+class TestMemoryBroker(BrokerContract):
+    """In one process."""
+
+    @pytest.fixture
+    def logs(self) -> MemoryLogs:
+        return MemoryLogs()
+
+    @pytest.fixture
+    def broker(self, logs: MemoryLogs) -> MemoryBroker:
+        return MemoryBroker(logs)
+
+    @pytest.fixture
+    def drop_before(self, logs: MemoryLogs) -> DropBefore:
+        async def drop(stream: str, sequence: int) -> None:
+            logs.drop(stream, sequence)
+
+        return drop
+
+
+class TestNatsBroker(BrokerContract):
+    """On a real server."""
+
+    @pytest.fixture
+    def broker(self, nats_broker: NatsBroker) -> NatsBroker:
+        return nats_broker
+
+    @pytest.fixture
+    async def drop_before(self, covey_engines: Engines, system_name: str) -> AsyncIterator[DropBefore]:
+        client = await nats.connect(covey_engines.nats_url)
+
+        async def drop(stream: str, sequence: int) -> None:
+            await client.jetstream().purge_stream(f"{system_name}-{stream}", seq=sequence)
+
+        yield drop
+        await client.close()
