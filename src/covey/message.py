@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from covey.errors import DefinitionError
 
+_SERVICE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _TYPE = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)+\.v[1-9][0-9]*")
 
 
@@ -84,7 +85,8 @@ Kind = Literal["event", "command", "reply"]
 class Envelope:
     """A message on its way: what brokers and tables carry. `body` is JSON; `headers` are plain strings.
 
-    `stream` names the service whose stream carries it. `id` stays the same through every retry of the publisher, so that duplicates can be recognized.
+    `stream` names the service whose stream carries it. `id` stays the same through every retry of the publisher, so
+    that duplicates can be recognized.
     """
 
     id: UUID
@@ -101,3 +103,8 @@ class Envelope:
 def stream_of(message_type: str) -> str:
     """Return the stream that carries messages of this type: the service that the type names first."""
     return message_type.partition(".")[0]
+
+
+def is_service(name: str) -> bool:
+    """Tell whether this can be the name of a service, and so of a stream: lower-case letters, digits, dashes."""
+    return _SERVICE.fullmatch(name) is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from covey.clock import Clock
 from covey.message import Reply
 from covey.messaging.delivery import Delivery, reply_body, reply_envelope
@@ -22,8 +24,16 @@ class Answers:
         """Answer a command and keep the answer. Nothing when its sender wants none."""
         if REPLY_TO in delivery.envelope.headers:
             body = reply_body(reply)
+            work.state.setdefault(Answers, {})[delivery.command_id] = body
             work.defer(_KEEP, delivery.command_id, delivery.envelope.headers[REPLY_TO], delivery.envelope.key, body)
             self.send(work, delivery, body)
+
+    def known(self, work: Work, delivery: Delivery) -> bytes | None:
+        """Return the answer that this command has been given before, perhaps earlier in this very transaction."""
+        if delivery.answer is not None or delivery.command_id is None:
+            return delivery.answer
+        given: dict[UUID, bytes] = work.state.get(Answers, {})
+        return given.get(delivery.command_id)
 
     def send(self, work: Work, delivery: Delivery, body: bytes) -> None:
         """Send an answer, new or kept, to who sent this command."""

@@ -14,8 +14,8 @@ from typing import Any, assert_never
 
 from covey.clock import Clock, SystemClock
 from covey.database.pool import Database
-from covey.errors import Unavailable
-from covey.message import stream_of
+from covey.errors import DefinitionError, Unavailable
+from covey.message import is_service, stream_of
 from covey.messaging.broker import Broker, Topic, name_of
 from covey.messaging.external import Calls
 from covey.messaging.ingest import Ingest
@@ -52,6 +52,8 @@ class Messaging:
         options: MessagingOptions | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if not is_service(service):
+            raise DefinitionError(f"{service!r} cannot name a service: use lower-case letters, digits and dashes")
         options, clock = options or MessagingOptions(), clock or SystemClock()
         router = merged(routers)
         owner = random.getrandbits(31)

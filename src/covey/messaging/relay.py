@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -28,18 +30,21 @@ from covey.messaging.observation import Observation
 CHANNEL = "covey_outbox"
 LIMIT = 500
 IDLE_SECONDS = 1.0
+RETRY_SECONDS = 0.1
+PAUSE_CAP_SECONDS = 5.0
 VACUUM_SECONDS = 0.5
 
-_RELAY = "SELECT * FROM covey.relay($1, $2)"
+_RELAY = "SELECT * FROM covey.relay($1, $2, $3)"
 _REPUBLISH = """
-INSERT INTO covey.outbox_pending SELECT position FROM covey.outbox WHERE created_at >= $1 ON CONFLICT DO NOTHING
+INSERT INTO covey.outbox_pending
+SELECT position, stream FROM covey.outbox WHERE created_at >= $1 ON CONFLICT DO NOTHING
 """
 
 log = structlog.get_logger("covey.messaging")
 
 
 class Relay:
-    """Moves messages from one service's outbox to the broker."""
+    """Moves messages from one service's outbox to the broker. A stream that takes none now does not stop the others."""
 
     def __init__(self, database: Database, service: str, broker: Broker, observation: Observation) -> None:
         self._database = database
@@ -47,6 +52,8 @@ class Relay:
         self._broker = broker
         self._observation = observation
         self._wake = asyncio.Event()
+        self._known: set[str] = set()
+        self._failing: dict[str, _Pause] = {}
 
     def wake(self) -> None:
         """Say that there is something to publish. Only saves waiting: the relay looks each second anyway."""
@@ -54,18 +61,16 @@ class Relay:
 
     async def run(self) -> None:
         """Publish until cancelled. Errors are logged and waited out; nothing is ever skipped."""
-        failures = 0
         while True:
             try:
                 await self._publish_all()
             except CoveyError as error:
-                failures += 1
-                log.warning("relay_waits", error=f"{type(error).__name__}: {error}", failures=failures)
-            await asyncio.sleep(min(5.0, 0.1 * 2 ** min(failures, 6)) * random.uniform(0.5, 1.0))
+                log.warning("relay_waits", error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(random.uniform(0.1, 0.5))
 
     async def _publish_all(self) -> None:
-        """Read, publish, mark and read the next, on one connection until something fails."""
-        connection = await self._database.connect(application_name="covey relay", plan_cache_mode="force_generic_plan")
+        """Read, publish, mark and read the next, on one connection until that fails."""
+        connection = await self._database.connect(application_name="covey relay")
         vacuum = asyncio.create_task(self._vacuum(), name="vacuum of the queues")
         try:
             with translated():
@@ -74,26 +79,47 @@ class Relay:
             while True:
                 self._wake.clear()
                 with translated():
-                    rows = await connection.fetch(_RELAY, published, LIMIT)
-                published = []
+                    rows = await connection.fetch(_RELAY, published, LIMIT, self._paused())
+                published = await self._publish(rows) if rows else []
                 if not rows:
                     await self._wait()
-                    continue
-                await self._publish(rows)
-                published = [row[0] for row in rows]
         finally:
             vacuum.cancel()
             await asyncio.gather(vacuum, return_exceptions=True)
             await _close(connection)
 
-    async def _publish(self, rows: list[Any]) -> None:
+    async def _publish(self, rows: list[Any]) -> list[int]:
+        """Publish to each stream, independently of the others; return the positions that the broker has confirmed."""
+        streams: dict[str, list[Any]] = {}
+        for row in rows:
+            streams.setdefault(row[2], []).append(row)
+        outcomes = await asyncio.gather(*(self._publish_to(stream, of_it) for stream, of_it in streams.items()))
+        return [position for positions in outcomes for position in positions]
+
+    async def _publish_to(self, stream: str, rows: list[Any]) -> list[int]:
+        """Publish rows to their stream. A failure pauses the stream: its outcome is unknown, and nothing is marked."""
         envelopes = [_envelope(row, self._service) for row in rows]
-        with self._observation.publishing(envelopes):
-            await self._broker.publish(envelopes)
+        try:
+            if stream not in self._known:
+                await self._broker.ensure_stream(stream)
+                self._known.add(stream)
+            with self._observation.publishing(envelopes):
+                await self._broker.publish(envelopes)
+        except CoveyError as error:
+            self._known.discard(stream)
+            pause = self._failing[stream] = _Pause.after(self._failing.get(stream))
+            log.warning("relay_waits", stream=stream, seconds=pause.seconds, error=f"{type(error).__name__}: {error}")
+            return []
+        self._failing.pop(stream, None)
+        return [row[0] for row in rows]
+
+    def _paused(self) -> list[str]:
+        now = time.monotonic()
+        return [stream for stream, pause in self._failing.items() if pause.until > now]
 
     async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
+            async with asyncio.timeout(RETRY_SECONDS if self._failing else IDLE_SECONDS):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -121,6 +147,22 @@ async def republish(database: Database, since: datetime) -> int:
     async with database.acquire() as connection:
         with translated():
             return int((await connection.execute(_REPUBLISH, since)).rpartition(" ")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """How long a stream that cannot be published to is left alone."""
+
+    failures: int
+    seconds: float
+    until: float
+
+    @classmethod
+    def after(cls, last: _Pause | None) -> _Pause:
+        """Return the pause that follows another one: longer, up to a cap, with jitter."""
+        failures = last.failures + 1 if last else 1
+        seconds = min(PAUSE_CAP_SECONDS, 0.1 * 2 ** min(failures - 1, 6)) * random.uniform(0.5, 1.0)
+        return cls(failures, seconds, time.monotonic() + seconds)
 
 
 def _envelope(row: Any, service: str) -> Envelope:

@@ -20,7 +20,7 @@ from covey.database.errors import translated
 from covey.database.pool import Connection
 from covey.errors import Contention, DatabaseUnavailable, Fenced
 from covey.ids import new_id
-from covey.message import Reply
+from covey.message import Reply, is_service
 from covey.messaging.answers import Answers
 from covey.messaging.delivery import UNREADABLE, Delivery, delivery_of
 from covey.messaging.external import Call, Calls
@@ -28,6 +28,7 @@ from covey.messaging.failure import Dead, Failed, Failure, judge, parse
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import Engine, External, Handled, Ignored, Raw, Registration, Router, as_reply, is_command
+from covey.work.inbox import REPLY_TO
 from covey.work.unit_of_work import Work, begin, commit, roll_back
 
 _TAKE = "SELECT * FROM covey.take($1, $2, $3)"
@@ -203,8 +204,9 @@ class Turns:
             work.defer(_EXPIRED, delivery.position, delivery.envelope.id, delivery.envelope.key)
             batch.handled.append(delivery)
             return
-        if delivery.answer is not None:
-            self._answers.send(work, delivery, delivery.answer)
+        answer = self._answers.known(work, delivery)
+        if answer is not None:
+            self._answers.send(work, delivery, answer)
             batch.handled.append(delivery)
             return
         registration = self._registration(delivery)
@@ -255,6 +257,8 @@ class Turns:
         envelope = delivery.envelope
         if UNREADABLE in envelope.headers:
             raise Dead(f"unreadable: {envelope.headers[UNREADABLE]}")
+        if not is_service(envelope.headers.get(REPLY_TO, envelope.stream)):
+            raise Dead(f"unreadable: {REPLY_TO} is not the name of a service")
         registration = self._table.get(envelope.type)
         if registration is None:
             name = envelope.type.rpartition(".")[0]

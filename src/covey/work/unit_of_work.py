@@ -39,7 +39,17 @@ class Work:
     to one task: PostgreSQL runs one statement at a time on a connection.
     """
 
-    __slots__ = ("_connect", "_connection", "_deferred", "_outgoing", "clock", "enqueued", "published", "service", "state")
+    __slots__ = (
+        "_connect",
+        "_connection",
+        "_deferred",
+        "_outgoing",
+        "clock",
+        "enqueued",
+        "published",
+        "service",
+        "state",
+    )
 
     def __init__(
         self,
@@ -151,7 +161,7 @@ class Transactions:
         """Begin a transaction: `async with transactions.begin() as work`.
 
         A connection is taken with the first statement, so that a request which is refused before it needs none
-        takes none. It commits when the block ends and rolls back when the block raises. When the block has ended without an
+        takes none. It commits when the block ends and rolls back when it raises. When it has ended without an
         error, the commit has been confirmed by PostgreSQL. DatabaseUnavailable raised at the end means that the
         outcome is unknown; PoolExhausted (from the first statement) and Contention that nothing has happened.
         """

@@ -34,7 +34,7 @@ CREATE TABLE covey.outbox (
 CREATE INDEX outbox_key ON covey.outbox (key);
 CREATE INDEX outbox_age ON covey.outbox USING brin (created_at);
 
-CREATE TABLE covey.outbox_pending (position bigint PRIMARY KEY);
+CREATE TABLE covey.outbox_pending (position bigint PRIMARY KEY, stream text NOT NULL);
 
 -- Insert messages under a lock per key. A position is drawn under the lock and the lock is released after the
 -- commit is visible, so among messages of one key the order of positions is the order of commits (H1).
@@ -53,18 +53,19 @@ BEGIN
         FROM unnest(p_ids, p_streams, p_kinds, p_types, p_keys, p_times, p_headers, p_bodies)
              WITH ORDINALITY AS u (id, stream, kind, type, key, time, headers, body, n)
         ORDER BY u.n
-        RETURNING position
+        RETURNING position, stream
     )
-    INSERT INTO covey.outbox_pending SELECT position FROM stored;
+    INSERT INTO covey.outbox_pending SELECT position, stream FROM stored;
 END $$;
 
--- Mark what was published and return what comes next: one round trip, committed at once.
-CREATE FUNCTION covey.relay(p_published bigint[], p_limit int)
+-- Mark what was published and return what comes next, except of streams that cannot be published to now: one round
+-- trip, committed at once.
+CREATE FUNCTION covey.relay(p_published bigint[], p_limit int, p_except text[])
 RETURNS SETOF covey.outbox LANGUAGE plpgsql VOLATILE {planner} AS $$
 BEGIN
     DELETE FROM covey.outbox_pending WHERE position = ANY (p_published);
     RETURN QUERY SELECT o.* FROM covey.outbox_pending p JOIN covey.outbox o USING (position)
-                 ORDER BY p.position LIMIT p_limit;
+                 WHERE p.stream <> ALL (p_except) ORDER BY p.position LIMIT p_limit;
 END $$;
 """
 
