@@ -31,6 +31,59 @@ def make_database(local_engines: Engines) -> Callable[[], str]:
     return make
 
 
+STAND_IN = """
+import asyncio, json, os, signal, sys
+
+async def main():
+    async def answer(reader, writer):
+        path = (await reader.readline()).split()[1].decode()
+        body = json.dumps(dict(os.environ, VERSION=VERSION) if path == "/environment" else {}).encode()
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    server = await asyncio.start_server(answer, os.environ["HOST"], int(os.environ["PORT"]))
+    print("serving", flush=True)
+    await stop.wait()
+    print("drained", flush=True)
+
+VERSION = "1"
+asyncio.run(main())
+"""
+"""What stands in for a service: it answers every request, and tells its environment to who asks."""
+
+SYSTEM_FILE = """
+[system]
+name = "test"
+[services.alpha]
+env = { PEER = "{processes.helper.url}" }
+[services.beta]
+[processes.helper]
+command = "python -m helper"
+"""
+
+
+@pytest.fixture
+def system_root(write_files: Callable[[dict[str, str]], Path]) -> Path:
+    """A small system: two services, one of which needs another process."""
+    migration = """
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0001", None, None, None
+def upgrade() -> None:
+    op.execute("CREATE TABLE thing (x int)")
+"""
+    return write_files(
+        {
+            "covey.toml": SYSTEM_FILE,
+            "services/alpha/alpha_service/__main__.py": STAND_IN,
+            "services/alpha/migrations/0001_thing.py": migration,
+            "services/beta/beta_service/__main__.py": STAND_IN,
+            "helper.py": STAND_IN,
+        }
+    )
+
+
 @pytest.fixture
 def write_files(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
     """A function that writes files by name and returns their folder."""

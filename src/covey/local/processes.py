@@ -27,7 +27,7 @@ from covey.local import launcher
 
 _POLL_SECONDS = 0.02
 _LOG_LIMIT_BYTES = 20_000_000
-SERVICE_RANK, ENGINE_RANK = 1, 2
+SERVICE_RANK, PROCESS_RANK, ENGINE_RANK = 1, 2, 3
 """Processes end in this order: what has rank 1 is gone before rank 2 is asked to stop."""
 
 

@@ -111,6 +111,15 @@ def log_of(path: Path, name: str) -> Path:
     return path / "logs" / f"{name}.log"
 
 
+def tail_of(path: Path, name: str, lines: int = 8) -> str:
+    """Return the last lines that a process wrote, indented; empty when it wrote none."""
+    try:
+        written = log_of(path, name).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(f"  {line}" for line in written[-lines:])
+
+
 def supervisor_of(path: Path) -> int | None:
     """Return the pid of the living supervisor of that folder, or None."""
     holder = _read(path / "lock")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from covey.local.engines.engine import RunningEngine, start
 from covey.local.engines.nats import NatsServer
 from covey.local.engines.postgres import PostgresServer
 from covey.local.engines.valkey import ValkeyServer
+from covey.local.program import Program
 from covey.local.state import StateFolder, open_state
+
+NAMES = ("postgres", "nats", "valkey")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class Engines:
     `postgres_url` is an administrator's: `covey.database.administration.ensure_database` makes databases with it.
     """
 
-    def __init__(self, state: StateFolder, postgres: RunningEngine, nats: RunningEngine, valkey: RunningEngine) -> None:
-        self.postgres, self.nats, self.valkey = postgres, nats, valkey
+    def __init__(self, state: StateFolder, engines: Mapping[str, RunningEngine]) -> None:
+        self.postgres, self.nats, self.valkey = (engines[name] for name in NAMES)
         self._state = state
 
     @property
@@ -63,39 +64,24 @@ async def start_all(folder: Path, options: EngineOptions | None = None) -> Engin
     engines end too; data of an earlier run in the same folder is kept. Raises AlreadyRunning, EngineFailed.
     """
     state = await open_state(folder)
-    options = options or EngineOptions()
     try:
-        postgres, nats, valkey = await together(start_postgres(state), start_nats(state, options), start_valkey(state))
+        engines = await start_engines(state, NAMES, options or EngineOptions())
     except BaseException:
         await state.close()
         raise
-    return Engines(state, postgres, nats, valkey)
+    return Engines(state, engines)
 
 
-async def together(*starting: Coroutine[Any, Any, RunningEngine]) -> list[RunningEngine]:
-    """Start engines in parallel; if one fails, give up the others and raise its error as it is."""
+async def start_engines(state: StateFolder, names: Collection[str], options: EngineOptions) -> dict[str, RunningEngine]:
+    """Start some of the engines under an open state folder, in parallel; if one fails, raise its error as it is."""
+    makers: dict[str, Callable[[int], Program]] = {
+        "postgres": lambda port: PostgresServer(state.path / "postgres", port),
+        "nats": lambda port: NatsServer(state.path / "nats", port, state.secret("nats"), options.nats_sync_interval),
+        "valkey": lambda port: ValkeyServer(state.path / "valkey", port, state.secret("valkey")),
+    }
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in starting]
+            tasks = {name: group.create_task(start(state, name, makers[name])) for name in names}
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-async def start_postgres(state: StateFolder) -> RunningEngine:
-    """Start PostgreSQL under an open state folder."""
-    return await start(state, "postgres", partial(PostgresServer, state.path / "postgres"))
-
-
-async def start_nats(state: StateFolder, options: EngineOptions) -> RunningEngine:
-    """Start NATS under an open state folder."""
-    secret = state.secret("nats")
-    return await start(
-        state, "nats", lambda port: NatsServer(state.path / "nats", port, secret, options.nats_sync_interval)
-    )
-
-
-async def start_valkey(state: StateFolder) -> RunningEngine:
-    """Start Valkey under an open state folder."""
-    secret = state.secret("valkey")
-    return await start(state, "valkey", lambda port: ValkeyServer(state.path / "valkey", port, secret))
+    return {name: task.result() for name, task in tasks.items()}

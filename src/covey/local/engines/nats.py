@@ -23,11 +23,15 @@ class NatsServer:
     """
 
     def __init__(self, folder: Path, port: int, password: str, sync_interval: str = "always") -> None:
-        self.url = f"nats://{_USER}:{password}@127.0.0.1:{port}"
         self._folder = folder
         self._port = port
         self._password = password
         self._sync_interval = sync_interval
+
+    @property
+    def url(self) -> str:
+        """Return the address, with the password."""
+        return f"nats://{_USER}:{self._password}@127.0.0.1:{self._port}"
 
     def prepare(self) -> Launch:
         """Write the configuration. The password is in it, and not on a command line that others can see."""

@@ -42,11 +42,16 @@ class PostgresServer:
     """
 
     def __init__(self, folder: Path, port: int, identities: Sequence[str] | None = None) -> None:
-        self.url = ""
+        self._url = ""
         self._folder = folder
         self._port = port
         self._identities = identities
         self._data = folder
+
+    @property
+    def url(self) -> str:
+        """Return the address for the superuser; known once it was prepared."""
+        return self._url
 
     def prepare(self) -> Launch:
         """Copy the template unless there is data already, and remove a lock file that belongs to nobody."""
@@ -58,7 +63,7 @@ class PostgresServer:
         self._data = cluster / "data"
         _remove_stale_lock(self._data)
         password = (cluster / "password").read_text()
-        self.url = f"postgresql://{_ADMINISTRATOR}:{password}@127.0.0.1:{self._port}/postgres"
+        self._url = f"postgresql://{_ADMINISTRATOR}:{password}@127.0.0.1:{self._port}/postgres"
         return Launch(
             name="postgres",
             command=self._command(placement),
@@ -77,7 +82,7 @@ class PostgresServer:
     async def obstacle(self) -> str | None:
         """Log in and make sure that the server serves our data folder: another may have taken the port."""
         try:
-            served = await administration.data_folder(self.url)
+            served = await administration.data_folder(self._url)
         except DatabaseUnavailable as error:
             return str(error)
         return None if served == self._data else f"another PostgreSQL has port {self._port}"

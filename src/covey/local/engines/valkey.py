@@ -17,10 +17,14 @@ class ValkeyServer:
     """A Valkey server that keeps its append-only file under `folder`: at most the last second is lost with power."""
 
     def __init__(self, folder: Path, port: int, password: str) -> None:
-        self.url = f"valkey://:{password}@127.0.0.1:{port}"
         self._folder = folder
         self._port = port
         self._password = password
+
+    @property
+    def url(self) -> str:
+        """Return the address, with the password."""
+        return f"valkey://:{self._password}@127.0.0.1:{self._port}"
 
     def prepare(self) -> Launch:
         """Write the configuration. The password is in it, and not on a command line that others can see."""

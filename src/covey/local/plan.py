@@ -1,0 +1,107 @@
+"""What each process of a system is started with: its place, its port and its environment."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from covey.local.backing import Addresses
+from covey.local.launcher import write_atomically
+from covey.local.processes import PROCESS_RANK, SERVICE_RANK, Launch
+from covey.local.program import HttpService, OtherProcess, Program
+from covey.local.system import REFERENCE, System
+
+Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
+"""Given the name of a process and what it would be told, returns what it is told instead."""
+
+_GIVEN_BY_COVEY = ("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One process of the system that is to be: a replica of a service, or another process."""
+
+    name: str
+    entry: str
+    replica: int
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Return its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def members_of(system: System, replicas: Mapping[str, int], port_of: Callable[[str], int]) -> list[Member]:
+    """Return every process of the system: other processes first, then services; replicas are `order`, `order-2`, …"""
+    counts = dict.fromkeys(system.processes, 1)
+    counts |= {name: replicas.get(name, entry.replicas) for name, entry in system.services.items()}
+    return [
+        Member(name=name, entry=entry, replica=replica, port=port_of(name))
+        for entry, count in counts.items()
+        for replica in range(1, count + 1)
+        for name in [entry if replica == 1 else f"{entry}-{replica}"]
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides how the members of one system are started."""
+
+    system: System
+    members: list[Member]
+    addresses: Addresses
+    database_urls: Mapping[str, str]
+    outer_environment: Mapping[str, str]
+
+    def told(self, member: Member) -> dict[str, str]:
+        """Return what covey adds to the environment of that process."""
+        own = {name: self._resolved(value) for name, value in self.system.environments()[member.entry].items()}
+        basics = {"HOST": "127.0.0.1", "PORT": str(member.port), "COVEY_SYSTEM": self.system.name}
+        if member.entry in self.system.processes:
+            return basics | own
+        backing = {
+            "COVEY_REPLICA": str(member.replica),
+            "DATABASE_URL": self.database_urls[member.entry],
+            "NATS_URL": self.addresses.nats_url,
+            "VALKEY_URL": self.addresses.valkey_url,
+        }
+        return basics | backing | own
+
+    def program(self, member: Member, told: Mapping[str, str]) -> Program:
+        """Return the program of that member, told this."""
+        folder = self.system.folder(member.entry)
+        path = os.pathsep.join(filter(None, [str(folder), self.outer_environment.get("PYTHONPATH")]))
+        outer = {name: value for name, value in self.outer_environment.items() if name not in _GIVEN_BY_COVEY}
+        environment = {**outer, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **told}
+        process = self.system.processes.get(member.entry)
+        launch = Launch(
+            name=member.name,
+            command=shlex.split(process.command) if process else self._service_command(member),
+            folder=self.system.root,
+            environment=environment,
+            rank=PROCESS_RANK if process else SERVICE_RANK,
+        )
+        return OtherProcess(launch, member.port) if process else HttpService(launch, member.port)
+
+    def _service_command(self, member: Member) -> list[str]:
+        return [sys.executable, "-m", self.system.module(member.entry)]
+
+    def _resolved(self, value: str) -> str:
+        urls = {member.name: member.url for member in self.members}
+        return REFERENCE.sub(lambda match: urls[match[2]], value)
+
+
+def environment_file(state: Path, service: str) -> Path:
+    """Return the file that holds what a service is told while the system is up, as lines `NAME=value`."""
+    return state / "env" / f"{service}.env"
+
+
+def write_environment(state: Path, service: str, told: Mapping[str, str]) -> None:
+    """Write that file; it holds passwords, so that only this user can read it."""
+    environment_file(state, service).parent.mkdir(exist_ok=True)
+    write_atomically(environment_file(state, service), "".join(f"{name}={value}\n" for name, value in told.items()))

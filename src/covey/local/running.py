@@ -1,0 +1,203 @@
+"""A system that is up: its engines, services and other processes, each kept running.
+
+This is what `covey up` runs, and what the demo, the crash tests and the drills start from Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from covey.database.administration import ensure_database
+from covey.local.backing import Addresses, Backing, start_backing
+from covey.local.engines.embedded import EngineOptions
+from covey.local.engines.engine import STOP_SECONDS
+from covey.local.plan import Adjust, Plan, environment_file, members_of, write_environment
+from covey.local.state import StateFolder, open_state
+from covey.local.status import write_status
+from covey.local.system import System, read_system
+from covey.local.unit import Unit
+
+_DRAIN_SECONDS = 15.0
+"""A service may take its `drain_timeout` (10 s by default) to finish, and a moment to close."""
+
+
+async def _as_it_is(_name: str, told: Mapping[str, str]) -> Mapping[str, str]:
+    return told
+
+
+def _silent(_unit: Unit) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """How a system is brought up.
+
+    `without`: services that are left out, to be started by hand; their databases are made, their ports kept free.
+    `replicas`: how many of a service, in place of what the system file says. `state`: the state folder, by
+    default `.covey` beside the system file. `environment`: what the processes inherit, and what may name engines.
+    `adjust`: has the last word on what a process is told, to put a proxy in between. `announce`: called at each
+    change of a unit's state.
+    """
+
+    without: Collection[str] = ()
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    state: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    adjust: Adjust = _as_it_is
+    announce: Callable[[Unit], None] = _silent
+
+
+class RunningSystem:
+    """A system that is up. `units` are its processes by name: engines that we run, other processes, services."""
+
+    def __init__(self, plan: Plan, folder: StateFolder, options: UpOptions) -> None:
+        self.units: dict[str, Unit] = {}
+        self._plan = plan
+        self._folder = folder
+        self._options = options
+
+    @property
+    def system(self) -> System:
+        """Return what the system file says."""
+        return self._plan.system
+
+    @property
+    def addresses(self) -> Addresses:
+        """Return where the engines are."""
+        return self._plan.addresses
+
+    def url(self, name: str) -> str:
+        """Return the address of a service or another process, also of one left out."""
+        return next(member.url for member in self._plan.members if member.name == name)
+
+    def database_url(self, service: str) -> str:
+        """Return the address of a service's database, for its role."""
+        return self._plan.database_urls[service]
+
+    def replicas(self, service: str) -> list[Unit]:
+        """Return the units of a service."""
+        members = [member for member in self._plan.members if member.entry == service]
+        return [self.units[member.name] for member in members if member.name in self.units]
+
+    async def told(self, service: str) -> Mapping[str, str]:
+        """Return what the first replica of a service is told."""
+        member = next(member for member in self._plan.members if member.name == service)
+        return await self._options.adjust(service, self._plan.told(member))
+
+    async def restart(self, names: Collection[str]) -> None:
+        """Stop these units in order and start them again; return when they are up."""
+        units = [self.units[name] for name in names]
+        await asyncio.gather(*(unit.restart(_DRAIN_SECONDS) for unit in units))
+        await asyncio.gather(*(unit.up() for unit in units))
+
+    def hurry(self) -> None:
+        """Kill every service and other process, so that a stop under way needs to wait for none of them."""
+        for member in self._plan.members:
+            if member.name in self.units:
+                self.units[member.name].hurry()
+
+    def adopt(self, backing: Backing) -> None:
+        """Keep engines running that are up."""
+        for name, engine in backing.embedded.items():
+            self._add(name, Unit(self._folder, name, engine.program, self._changed)).start(engine.process)
+
+    async def start(self) -> None:
+        """Start every member that is not left out and return when all are up. Raises StartFailed."""
+        for member in self._plan.members:
+            told = await self._options.adjust(member.name, self._plan.told(member))
+            if member.entry in self.system.services and member.replica == 1:
+                write_environment(self._folder.path, member.entry, told)
+            if member.entry not in self._options.without:
+                self._add(member.name, Unit(self._folder, member.name, self._plan.program(member, told), self._changed))
+        for unit in self._own_units():
+            unit.start()
+        await asyncio.gather(*(unit.up() for unit in self._own_units()))
+
+    async def stop(self) -> None:
+        """Stop in order: services, which drain; other processes, on which they may depend; engines."""
+        services = [unit for name in self.system.services for unit in self.replicas(name)]
+        others = [unit for name in self.system.processes for unit in self.replicas(name)]
+        engines = [unit for unit in self.units.values() if unit not in services and unit not in others]
+        for group, grace in ((services, _DRAIN_SECONDS), (others, _DRAIN_SECONDS), (engines, STOP_SECONDS)):
+            await asyncio.gather(*(unit.stop(grace) for unit in group))
+        for name in self.system.services:
+            environment_file(self._folder.path, name).unlink(missing_ok=True)
+
+    def _add(self, name: str, unit: Unit) -> Unit:
+        self.units[name] = unit
+        return unit
+
+    def _own_units(self) -> list[Unit]:
+        return [self.units[member.name] for member in self._plan.members if member.name in self.units]
+
+    def _changed(self, unit: Unit) -> None:
+        write_status(self._folder.path, self.system.name, self.units.values())
+        self._options.announce(unit)
+
+
+@asynccontextmanager
+async def running_system(root: Path, options: UpOptions | None = None) -> AsyncIterator[RunningSystem]:
+    """Bring up the system of the folder `root`, hold it up inside the block, and stop it in order.
+
+    Raises ConfigurationError for a bad system file, AlreadyRunning, EngineFailed, StartFailed.
+    """
+    options = options or UpOptions()
+    system = read_system(root)
+    folder = await open_state(options.state or system.root / ".covey")
+    try:
+        running = await _with_engines(system, folder, options)
+        try:
+            await running.start()
+            yield running
+        finally:
+            await running.stop()
+    finally:
+        await folder.close()
+
+
+async def _with_engines(system: System, folder: StateFolder, options: UpOptions) -> RunningSystem:
+    members = members_of(system, options.replicas, folder.port)
+    engine_options = EngineOptions(nats_sync_interval=system.engines.nats.sync_interval)
+    backing = await start_backing(folder, engine_options, options.environment)
+    database_urls = await _databases(system, folder, backing.addresses)
+    await asyncio.to_thread(_migrate, system, database_urls)
+    plan = Plan(
+        system=system,
+        members=members,
+        addresses=backing.addresses,
+        database_urls=database_urls,
+        outer_environment=options.environment,
+    )
+    running = RunningSystem(plan, folder, options)
+    running.adopt(backing)
+    return running
+
+
+async def _databases(system: System, folder: StateFolder, addresses: Addresses) -> dict[str, str]:
+    """Make sure that each service has a database of its own; both it and its role are named `<system>_<service>`."""
+
+    async def one(service: str) -> str:
+        name = f"{system.name}_{service}".replace("-", "_")
+        return await ensure_database(addresses.postgres_admin_url, name, folder.secret(name))
+
+    urls = await asyncio.gather(*(one(service) for service in system.services))
+    return dict(zip(system.services, urls, strict=True))
+
+
+def _migrate(system: System, database_urls: Mapping[str, str]) -> dict[str, list[str]]:
+    from covey.database.migrations import Migration, migrate_all  # Alembic takes most of a second to import
+
+    return migrate_all(
+        [Migration(database_url=url, revisions=_revisions(system, name)) for name, url in database_urls.items()]
+    )
+
+
+def _revisions(system: System, service: str) -> Path | None:
+    folder = system.folder(service) / "migrations"
+    return folder if folder.is_dir() else None

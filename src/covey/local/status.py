@@ -1,0 +1,91 @@
+"""What runs where, written down by the supervisor at each change and read by `covey status` in another terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import assert_never
+from urllib.parse import urlsplit, urlunsplit
+
+from covey.local.launcher import write_atomically
+from covey.local.state import supervisor_of
+from covey.local.unit import Starting, Stopped, Unit, UnitState, Up, Waiting
+
+_FILE = "status.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitStatus:
+    """One process. `url` is without a password; `state` is up, starting, waiting or stopped, and why."""
+
+    name: str
+    state: str
+    url: str
+    pid: int | None
+    restarts: int
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemStatus:
+    """The whole system. `supervisor` is the pid of the process that holds it up, None when none does."""
+
+    name: str
+    supervisor: int | None
+    units: list[UnitStatus]
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether everything is up."""
+        return self.supervisor is not None and all(unit.state == "up" for unit in self.units)
+
+
+def write_status(folder: Path, name: str, units: Iterable[Unit]) -> None:
+    """Write down the state of these units."""
+    known = {"name": name, "units": [asdict(_status_of(unit)) for unit in units]}
+    write_atomically(folder / _FILE, json.dumps(known))
+
+
+def read_status(folder: Path) -> SystemStatus | None:
+    """Return what was last written, None when nothing ever was. Without a supervisor, nothing of it runs."""
+    try:
+        known = json.loads((folder / _FILE).read_text())
+    except FileNotFoundError:
+        return None
+    supervisor = supervisor_of(folder)
+    units = [UnitStatus(**unit) for unit in known["units"]] if supervisor else []
+    return SystemStatus(name=known["name"], supervisor=supervisor, units=units)
+
+
+def _status_of(unit: Unit) -> UnitStatus:
+    state, detail = describe(unit.state)
+    return UnitStatus(
+        name=unit.name,
+        state=state,
+        url=_without_password(unit.url),
+        pid=unit.pid,
+        restarts=unit.restarts,
+        detail=detail,
+    )
+
+
+def describe(state: UnitState) -> tuple[str, str]:
+    """Return a word for a state, and what more there is to say."""
+    match state:
+        case Up():
+            return "up", ""
+        case Starting():
+            return "starting", ""
+        case Stopped():
+            return "stopped", ""
+        case Waiting(reason, failures, pause_seconds):
+            return "waiting", f"{reason}; attempt {failures + 1} in {pause_seconds:.1f} s"
+        case _:
+            assert_never(state)
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

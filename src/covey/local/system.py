@@ -1,0 +1,195 @@
+"""The system file `covey.toml`: which services make up the system, where they live and how many of each run.
+
+    [system]
+    name = "shop"                       # prefix of its streams and databases
+
+    [services.order]                    # started as `python -m order_service`
+    path = "services/order"             # default: services/<name>
+    replicas = 1
+    env = { GREETING = "hello" }        # on top of the addresses that covey gives
+
+    [processes.sandbox-provider]        # any other process that the system needs
+    command = "python -m sandbox_provider"
+    path = "services/payment"           # where its code is
+
+    [engines.nats]
+    sync_interval = "always"            # what JetStream acknowledges is on the disk
+
+In a value of `env`, `{processes.sandbox-provider.url}` and `{services.order.url}` stand for addresses.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from covey.errors import ConfigurationError
+from covey.local.mistakes import explain, line_of
+
+FILE = "covey.toml"
+REFERENCE = re.compile(r"\{(services|processes)\.([^.{}]+)\.url\}")
+_BRACES = re.compile(r"\{[^{}]*\}")
+_RESERVED = frozenset({"postgres", "nats", "valkey"})
+
+_NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+_SPAN = r"^(always|[0-9]+(ms|s|m))$"
+_IN_WORDS = {
+    _NAME: "it must begin with a letter and have only lower-case letters, digits and single hyphens",
+    _SPAN: "it must be always, or a span such as 500ms, 10s, 2m",
+}
+
+Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=40)]
+Environment = dict[str, str]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _System(_Entry):
+    name: Name
+
+
+class ServiceEntry(_Entry):
+    """A service of the system. `path` is relative to the system file."""
+
+    path: str | None = None
+    replicas: Annotated[int, Field(ge=1, le=32)] = 1
+    env: Environment = {}
+
+
+class ProcessEntry(_Entry):
+    """A process that is no covey service: told `HOST` and `PORT`, and up when it accepts connections there."""
+
+    command: Annotated[str, StringConstraints(min_length=1)]
+    path: str = "."
+    env: Environment = {}
+
+
+class NatsEntry(_Entry):
+    """How the embedded NATS server runs."""
+
+    sync_interval: Annotated[str, StringConstraints(pattern=_SPAN)] = "always"
+
+
+class _Engines(_Entry):
+    nats: NatsEntry = NatsEntry()
+
+
+class System(_Entry):
+    """A whole system file. `root` is the folder in which it stands."""
+
+    root: Path = Field(default=Path(), exclude=True)
+    system: _System
+    services: dict[Name, ServiceEntry]
+    processes: dict[Name, ProcessEntry] = {}
+    engines: _Engines = _Engines()
+
+    @property
+    def name(self) -> str:
+        """Return the name of the system."""
+        return self.system.name
+
+    def folder(self, name: str) -> Path:
+        """Return the folder that holds the code of a service or process."""
+        if name in self.processes:
+            return (self.root / self.processes[name].path).resolve()
+        return (self.root / (self.services[name].path or f"services/{name}")).resolve()
+
+    def module(self, service: str) -> str:
+        """Return what is run for a service: `python -m order_service`."""
+        return f"{service.replace('-', '_')}_service"
+
+    def environments(self) -> Mapping[str, Environment]:
+        """Return the `env` of each service and process."""
+        entries: list[Mapping[str, ServiceEntry | ProcessEntry]] = [self.services, self.processes]
+        return {name: entry.env for part in entries for name, entry in part.items()}
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> System:
+        for name in self.services.keys() & self.processes.keys():
+            raise ValueError(f"{name!r} is both a service and a process: rename one")
+        for name in _RESERVED & (self.services.keys() | self.processes.keys()):
+            raise ValueError(f"{name!r} is the name of an engine: choose another")
+        return self
+
+
+def find_root(start: Path) -> Path:
+    """Return the folder with the system file, `start` or the nearest above it. Raises ConfigurationError."""
+    for folder in (start, *start.parents):
+        if (folder / FILE).is_file():
+            return folder
+    raise ConfigurationError(f"there is no {FILE} in {start} or above it: change to the folder of a system")
+
+
+def read_system(root: Path) -> System:
+    """Read and check the system file of a folder.
+
+    Raises ConfigurationError with a line for each mistake: where it is, what is wrong, what to do.
+    """
+    file = root / FILE
+    try:
+        text = file.read_text()
+        system = System.model_validate({**tomllib.loads(text), "root": root.resolve()})
+    except FileNotFoundError:
+        raise ConfigurationError(f"there is no {file}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise _wrong(file, [explain(text, detail, _model_at, _IN_WORDS) for detail in error.errors()]) from None
+    if problems := [f"line {line_of(text, where)}: {problem}" for where, problem in _problems(system)]:
+        raise _wrong(file, problems)
+    return system
+
+
+def _wrong(file: Path, mistakes: list[str]) -> ConfigurationError:
+    return ConfigurationError(f"{file} does not describe a system:\n" + "\n".join(f"  {one}" for one in mistakes))
+
+
+def _model_at(table: tuple[str, ...]) -> type[BaseModel]:
+    """Return what may stand in a table: its keys are suggested to who misspelt one."""
+    match table:
+        case ("services", _):
+            return ServiceEntry
+        case ("processes", _):
+            return ProcessEntry
+        case ("engines", _):
+            return NatsEntry
+        case ("engines",):
+            return _Engines
+        case ("system",):
+            return _System
+        case _:
+            return System
+
+
+def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what the files around and the references inside the system file do not bear out."""
+    for service in system.services:
+        if not (system.folder(service) / system.module(service)).is_dir():
+            folder = system.folder(service)
+            yield ("services", service), f"services.{service}: there is no package {system.module(service)} in {folder}"
+    for process in system.processes:
+        if not system.folder(process).is_dir():
+            yield ("processes", process, "path"), f"processes.{process}: there is no folder {system.folder(process)}"
+    for name, environment in system.environments().items():
+        part = "services" if name in system.services else "processes"
+        for variable, value in environment.items():
+            if problem := _wrong_reference(system, value):
+                yield (part, name, "env", variable), f"{part}.{name}.env.{variable}: {problem}"
+
+
+def _wrong_reference(system: System, value: str) -> str | None:
+    for written in _BRACES.findall(value):
+        match = REFERENCE.fullmatch(written)
+        known: Mapping[str, object] = getattr(system, match[1]) if match else {}
+        if match is None:
+            return f"{written} is no reference: write {{services.<name>.url}} or {{processes.<name>.url}}"
+        if match[2] not in known:
+            return f"{written} names nothing: there is {', '.join(sorted(known)) or 'none'} in {match[1]}"
+    return None

@@ -1,0 +1,212 @@
+"""A system is brought up whole, kept up, and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from signal import Signals
+from urllib.request import urlopen
+
+import asyncpg
+import pytest
+
+from covey.errors import ConfigurationError
+from covey.local.engines.embedded import Engines
+from covey.local.launcher import birth
+from covey.local.plan import environment_file
+from covey.local.processes import read_records
+from covey.local.running import RunningSystem, UpOptions, running_system
+from covey.local.state import AlreadyRunning, log_of, records_of
+from covey.local.status import read_status
+from covey.local.unit import StartFailed, Unit, Waiting
+
+
+@pytest.fixture
+def given(local_engines: Engines) -> Mapping[str, str]:
+    """An environment that names engines, so that a system starts none of its own."""
+    return {
+        **os.environ,
+        "COVEY_POSTGRES_ADMIN_URL": local_engines.postgres_url,
+        "NATS_URL": local_engines.nats_url,
+        "REDIS_URL": local_engines.valkey_url,
+    }
+
+
+@asynccontextmanager
+async def up(root: Path, options: UpOptions) -> AsyncIterator[RunningSystem]:
+    """A running system that is given up on, rather than waited for, when it hangs."""
+    async with asyncio.timeout(50), running_system(root, options) as system:
+        yield system
+
+
+async def told(url: str) -> dict[str, str]:
+    """Ask a stand-in what is in its environment."""
+
+    def ask() -> dict[str, str]:
+        with urlopen(f"{url}/environment", timeout=5) as answer:
+            found: dict[str, str] = json.load(answer)
+            return found
+
+    return await asyncio.to_thread(ask)
+
+
+async def test_a_system_comes_up_with_engines_databases_migrations_and_services(system_root: Path) -> None:
+    async with up(system_root, UpOptions()) as system:
+        alpha = await told(system.url("alpha"))
+        connection = await asyncpg.connect(alpha["DATABASE_URL"])
+        table = await connection.fetchval("SELECT to_regclass('thing') IS NOT NULL")
+        await connection.close()
+
+        assert set(system.units) == {"postgres", "nats", "valkey", "alpha", "beta", "helper"}
+        assert alpha["PORT"] == system.url("alpha").rpartition(":")[2]
+        assert alpha["PEER"] == system.url("helper")
+        assert (alpha["COVEY_SYSTEM"], alpha["COVEY_REPLICA"]) == ("test", "1")
+        assert (alpha["NATS_URL"], alpha["VALKEY_URL"]) == (system.addresses.nats_url, system.addresses.valkey_url)
+        assert table is True
+        status = read_status(system_root / ".covey")
+        assert status is not None
+        assert status.healthy
+        assert status.supervisor == os.getpid()
+
+
+async def test_stopping_drains_services_first_and_leaves_nothing(system_root: Path, given: Mapping[str, str]) -> None:
+    async with up(system_root, UpOptions(environment=given)):
+        records = read_records(records_of(system_root / ".covey"))
+
+    assert [record.name for record in records] == ["alpha", "beta", "helper"]
+    assert not any(record.running() for record in records)
+    assert read_records(records_of(system_root / ".covey")) == []
+    assert log_of(system_root / ".covey", "alpha").read_text() == "serving\ndrained\n"
+
+
+async def test_given_engines_replace_the_embedded_ones(
+    system_root: Path, given: Mapping[str, str], local_engines: Engines
+) -> None:
+    async with up(system_root, UpOptions(environment=given)) as system:
+        alpha = await told(system.url("alpha"))
+
+    assert set(system.units) == {"alpha", "beta", "helper"}
+    assert alpha["NATS_URL"] == local_engines.nats_url
+    assert alpha["VALKEY_URL"] == local_engines.valkey_url
+    assert alpha["DATABASE_URL"].endswith("/test_alpha")
+    assert "COVEY_POSTGRES_ADMIN_URL" not in alpha
+
+
+async def test_a_service_that_is_killed_is_started_again_at_its_address(
+    system_root: Path, given: Mapping[str, str]
+) -> None:
+    async with up(system_root, UpOptions(environment=given)) as system:
+        before = system.units["alpha"].pid
+
+        await system.units["alpha"].kill()
+        await system.units["alpha"].up()
+
+        assert system.units["alpha"].pid not in (before, None)
+        assert system.units["alpha"].restarts == 1
+        assert (await told(system.url("alpha")))["PORT"] == system.url("alpha").rpartition(":")[2]
+
+
+@pytest.mark.parametrize("engine", ["postgres", "nats", "valkey"])
+async def test_an_engine_that_is_killed_comes_back_at_its_address(system_root: Path, engine: str) -> None:
+    async with up(system_root, UpOptions()) as system:
+        before = system.units[engine].url
+
+        await system.units[engine].kill()
+        await system.units[engine].up()
+
+        assert system.units[engine].url == before
+
+
+async def test_a_process_that_keeps_dying_is_tried_again_after_growing_pauses(
+    system_root: Path, given: Mapping[str, str]
+) -> None:
+    pauses: list[float] = []
+
+    def note(unit: Unit) -> None:
+        if unit.name == "alpha" and isinstance(unit.state, Waiting):
+            pauses.append(unit.state.pause_seconds)
+
+    async with up(system_root, UpOptions(environment=given, announce=note)) as system:
+        (system_root / "services/alpha/alpha_service/__main__.py").write_text("raise SystemExit(3)")
+        await system.units["alpha"].kill()
+        with pytest.raises(StartFailed, match="alpha does not start: ended with status 3"):
+            await system.units["alpha"].up()
+
+    assert pauses[0] == 0.0
+    assert 0.1 <= pauses[1] <= 0.2 <= pauses[2] <= 0.4
+
+
+async def test_a_service_that_cannot_start_fails_the_start_with_its_last_words(
+    system_root: Path, given: Mapping[str, str]
+) -> None:
+    (system_root / "services/beta/beta_service/__main__.py").write_text("raise SystemExit('no licence')")
+
+    with pytest.raises(StartFailed, match=r"(?s)beta does not start: ended with status 1; its log ends:.*no licence"):
+        async with up(system_root, UpOptions(environment=given)):
+            pass
+
+    assert read_records(records_of(system_root / ".covey")) == []
+
+
+async def test_a_service_that_is_left_out_finds_its_environment_in_a_file(
+    system_root: Path, given: Mapping[str, str]
+) -> None:
+    async with up(system_root, UpOptions(environment=given, without=["alpha"])) as system:
+        lines = environment_file(system_root / ".covey", "alpha").read_text().splitlines()
+
+        assert "alpha" not in system.units
+        assert dict(line.split("=", 1) for line in lines) == await system.told("alpha")
+    assert not environment_file(system_root / ".covey", "alpha").exists()
+
+
+async def test_replicas_have_ports_and_labels_of_their_own(system_root: Path, given: Mapping[str, str]) -> None:
+    async with up(system_root, UpOptions(environment=given, replicas={"alpha": 2})) as system:
+        first, second = [await told(unit.url) for unit in system.replicas("alpha")]
+
+    assert first["PORT"] != second["PORT"]
+    assert (first["COVEY_REPLICA"], second["COVEY_REPLICA"]) == ("1", "2")
+    assert first["DATABASE_URL"] == second["DATABASE_URL"]
+
+
+async def test_a_process_can_be_told_something_else_to_put_a_proxy_in_between(
+    system_root: Path, given: Mapping[str, str]
+) -> None:
+    async def through_proxy(name: str, told: Mapping[str, str]) -> Mapping[str, str]:
+        return {**told, "NATS_URL": "nats://127.0.0.1:1"} if name == "beta" else told
+
+    async with up(system_root, UpOptions(environment=given, adjust=through_proxy)) as system:
+        alpha, beta = await told(system.url("alpha")), await told(system.url("beta"))
+
+    assert beta["NATS_URL"] == "nats://127.0.0.1:1"
+    assert alpha["NATS_URL"] == given["NATS_URL"]
+
+
+async def test_a_system_that_is_up_is_not_brought_up_again(system_root: Path, given: Mapping[str, str]) -> None:
+    async with up(system_root, UpOptions(environment=given)):
+        with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()}"):
+            async with up(system_root, UpOptions(environment=given)):
+                pass
+
+
+async def test_a_service_that_does_not_drain_is_killed_in_the_end(system_root: Path, given: Mapping[str, str]) -> None:
+    async with up(system_root, UpOptions(environment=given)) as system:
+        pid = system.units["alpha"].pid
+        assert pid is not None
+        system.units["alpha"].signal(Signals.SIGSTOP)
+
+        await system.units["alpha"].stop(grace_seconds=0.2)
+
+        assert birth(pid) is None
+
+
+async def test_a_command_that_does_not_exist_is_named(system_root: Path, given: Mapping[str, str]) -> None:
+    file = system_root / "covey.toml"
+    file.write_text(file.read_text().replace("python -m helper", "no-such-command"))
+
+    with pytest.raises((ConfigurationError, StartFailed), match="there is no command 'no-such-command' on the PATH"):
+        async with up(system_root, UpOptions(environment=given)):
+            pass
