@@ -17,7 +17,7 @@ from covey.database.errors import translated
 from covey.database.pool import Connection, Database
 from covey.errors import CoveyError, Fenced, HistoryLost
 from covey.message import Envelope
-from covey.messaging.broker import Broker, Entry, Topic
+from covey.messaging.broker import Broker, Entry, Reader, Topic
 from covey.messaging.delivery import UNREADABLE
 from covey.messaging.observation import Observation
 from covey.messaging.options import MessagingOptions
@@ -28,6 +28,8 @@ _POSITION = """
 WITH new AS (INSERT INTO covey.ingest (stream, sequence) VALUES ($1, 0) ON CONFLICT DO NOTHING RETURNING sequence)
 SELECT sequence FROM new UNION ALL SELECT sequence FROM covey.ingest WHERE stream = $1
 """
+
+IDLE_SECONDS = 10.0
 
 log = structlog.get_logger("covey.messaging")
 
@@ -73,12 +75,21 @@ class Ingest:
             await self._require_history(position)
             async with self._broker.read(self._stream, self._topics, position) as reader:
                 while True:
-                    entries = await reader.next(self._options.read_batch)
-                    await self._store(connection, position, entries)
-                    position = entries[-1].sequence
-                    self._stored()
+                    entries = await self._next(reader)
+                    upto = entries[-1].sequence if entries else reader.position
+                    if upto > position:
+                        await self._store(connection, position, upto, entries)
+                        position = upto
         finally:
             await asyncio.gather(connection.close(timeout=1), return_exceptions=True)
+
+    async def _next(self, reader: Reader) -> list[Entry]:
+        """Wait for messages, at times in vain: then the position moves over what is not for us, or it would age."""
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                return await reader.next(self._options.read_batch)
+        except TimeoutError:
+            return []
 
     async def _require_history(self, position: int) -> None:
         """Raise HistoryLost when the stream no longer fits our position: silence here would be lost events."""
@@ -100,14 +111,14 @@ class Ingest:
         self._observation.history_lost[self._stream] = text
         return HistoryLost(text)
 
-    async def _store(self, connection: Connection, position: int, entries: list[Entry]) -> None:
+    async def _store(self, connection: Connection, position: int, upto: int, entries: list[Entry]) -> None:
         envelopes = [_storable(entry.envelope) for entry in entries]
         with self._observation.storing(self._stream, len(entries)), translated():
-            stored = await connection.fetchval(
-                _STORE, self._stream, position, entries[-1].sequence, *inbox_columns(envelopes)
-            )
+            stored = await connection.fetchval(_STORE, self._stream, position, upto, *inbox_columns(envelopes))
         if stored < 0:
             raise Fenced(f"another replica is ahead in the stream {self._stream}")
+        if stored:
+            self._stored()
 
 
 def _storable(envelope: Envelope) -> Envelope:

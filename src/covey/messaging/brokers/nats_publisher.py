@@ -31,9 +31,15 @@ ATOMIC_FROM = 32
 BATCH_HEADER_BYTES = 128
 """What being in a batch adds to a message, at most."""
 
-_ATOMIC_MAX = 1_000
-_CHUNK_BYTES = 8 * 2**20
-_WINDOW = 256
+ATOMIC_MAX = 1_000
+"""The server takes no larger batch."""
+
+WINDOW = 256
+"""At most so many single messages wait for their confirmation."""
+
+CHUNK_BYTES = 8 * 2**20
+"""At most so much is in flight: it is in memory here and, until a batch is whole, in the server."""
+
 _NO_RESPONDERS = "503"
 _MESSAGE_TOO_LARGE = 10054
 
@@ -70,9 +76,9 @@ class Publisher:
 
         Raises BrokerUnavailable when that is not certain: of each key some first part may be stored then.
         """
-        for chunk in _chunks(messages):
+        for chunk in chunks(messages):
             if len(chunk) < ATOMIC_FROM or not await self._store_at_once(stream, chunk):
-                for window in _windows(chunk):
+                for window in windows(chunk):
                     refusal = await self._send(stream, window, len(window))
                     if refusal is not None:
                         raise refusal.error(stream)
@@ -167,11 +173,11 @@ def _refusal(answer: Msg, stream: str) -> _Refusal | None:
     return None
 
 
-def _chunks(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+def chunks(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
     """Cut into what the server takes as one batch, and what is sensible to have in memory on both sides."""
     first, size = 0, 0
     for number, message in enumerate(messages):
-        if number - first == _ATOMIC_MAX or (size and size + message.size_bytes > _CHUNK_BYTES):
+        if number - first == ATOMIC_MAX or (size and size + message.size_bytes > CHUNK_BYTES):
             yield messages[first:number]
             first, size = number, 0
         size += message.size_bytes
@@ -179,7 +185,7 @@ def _chunks(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
         yield messages[first:]
 
 
-def _windows(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+def windows(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
     """Cut into rounds: the first message of each key, then the second of each, and so on."""
     rounds: list[list[Outgoing]] = []
     seen: Counter[str] = Counter()
@@ -189,5 +195,5 @@ def _windows(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
         rounds[seen[message.key]].append(message)
         seen[message.key] += 1
     for one_of_each_key in rounds:
-        for start in range(0, len(one_of_each_key), _WINDOW):
-            yield one_of_each_key[start : start + _WINDOW]
+        for start in range(0, len(one_of_each_key), WINDOW):
+            yield one_of_each_key[start : start + WINDOW]
