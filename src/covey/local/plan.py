@@ -57,13 +57,14 @@ class Plan:
     addresses: Addresses
     database_urls: Mapping[str, str]
     outer_environment: Mapping[str, str]
+    data: Path
 
     def told(self, member: Member) -> dict[str, str]:
         """Return what covey adds to the environment of that process."""
         own = {name: self._resolved(value) for name, value in self.system.environments()[member.entry].items()}
         basics = {"HOST": "127.0.0.1", "PORT": str(member.port), "COVEY_SYSTEM": self.system.name}
         if member.entry in self.system.processes:
-            return basics | own
+            return basics | {"COVEY_DATA": str(self.data / member.name)} | own
         backing = {
             "COVEY_REPLICA": str(member.replica),
             "DATABASE_URL": self.database_urls[member.entry],
