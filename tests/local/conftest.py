@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,9 @@ asyncio.run(main())
 
 SYSTEM_FILE = """
 [system]
-name = "test"
+name = "{name}"
 [services.alpha]
-env = { PEER = "{processes.helper.url}" }
+env = {{ PEER = "{{processes.helper.url}}" }}
 [services.beta]
 [processes.helper]
 command = "python -m helper"
@@ -66,7 +67,7 @@ command = "python -m helper"
 
 @pytest.fixture
 def system_root(write_files: Callable[[dict[str, str]], Path]) -> Path:
-    """A small system: two services, one of which needs another process."""
+    """A small system with a name of its own: two services, one of which needs another process."""
     migration = """
 from alembic import op
 revision, down_revision, branch_labels, depends_on = "0001", None, None, None
@@ -75,13 +76,24 @@ def upgrade() -> None:
 """
     return write_files(
         {
-            "covey.toml": SYSTEM_FILE,
+            "covey.toml": SYSTEM_FILE.format(name=f"test-{new_id().hex[-12:]}"),
             "services/alpha/alpha_service/__main__.py": STAND_IN,
             "services/alpha/migrations/0001_thing.py": migration,
             "services/beta/beta_service/__main__.py": STAND_IN,
             "helper.py": STAND_IN,
         }
     )
+
+
+@pytest.fixture
+def given(local_engines: Engines) -> Mapping[str, str]:
+    """An environment that names engines, so that a system starts none of its own."""
+    return {
+        **os.environ,
+        "COVEY_POSTGRES_ADMIN_URL": local_engines.postgres_url,
+        "NATS_URL": local_engines.nats_url,
+        "REDIS_URL": local_engines.valkey_url,
+    }
 
 
 @pytest.fixture

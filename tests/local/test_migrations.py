@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from covey.database.migrations import Migration, migrate, migrate_all
+from covey.database.migrations import migrate
 from covey.errors import ConfigurationError, DatabaseUnavailable, QueryFailed
 
 MakeDatabase = Callable[[], str]
@@ -144,21 +144,16 @@ def test_files_that_make_no_history_are_a_configuration_error(
         migrate(make_database(), folder)
 
 
-def test_all_services_are_migrated_in_one_process(make_database: MakeDatabase, write_files: WriteFiles) -> None:
-    order, payment = make_database(), make_database()
-    root = write_files(
-        {"order/0001_a.py": _revision(1, "CREATE TABLE a (x int)"), "payment/0001_b.py": _revision(1, "SELECT 1")}
-    )
+def test_a_database_that_newer_code_has_migrated_is_left_alone(
+    make_database: MakeDatabase, write_files: WriteFiles
+) -> None:
+    url = make_database()
+    folder = write_files({"0001_a.py": _revision(1, "SELECT 1"), "0002_b.py": _revision(2, "SELECT 1")})
+    migrate(url, folder)
+    (folder / "0002_b.py").unlink()
 
-    applied = migrate_all(
-        [
-            Migration(database_url=order, revisions=root / "order"),
-            Migration(database_url=payment, revisions=root / "payment"),
-        ]
-    )
-
-    assert [len(revisions) for revisions in applied.values()] == [2, 2]
-    assert _query(order, "SELECT to_regclass('public.a') IS NOT NULL") == [(True,)]
+    with pytest.raises(ConfigurationError, match="the database is at revision 0002, which is not in"):
+        migrate(url, folder)
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:

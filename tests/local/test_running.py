@@ -25,17 +25,6 @@ from covey.local.status import read_status
 from covey.local.unit import StartFailed, Unit, Waiting
 
 
-@pytest.fixture
-def given(local_engines: Engines) -> Mapping[str, str]:
-    """An environment that names engines, so that a system starts none of its own."""
-    return {
-        **os.environ,
-        "COVEY_POSTGRES_ADMIN_URL": local_engines.postgres_url,
-        "NATS_URL": local_engines.nats_url,
-        "REDIS_URL": local_engines.valkey_url,
-    }
-
-
 @asynccontextmanager
 async def up(root: Path, options: UpOptions) -> AsyncIterator[RunningSystem]:
     """A running system that is given up on, rather than waited for, when it hangs."""
@@ -64,7 +53,7 @@ async def test_a_system_comes_up_with_engines_databases_migrations_and_services(
         assert set(system.units) == {"postgres", "nats", "valkey", "alpha", "beta", "helper"}
         assert alpha["PORT"] == system.url("alpha").rpartition(":")[2]
         assert alpha["PEER"] == system.url("helper")
-        assert (alpha["COVEY_SYSTEM"], alpha["COVEY_REPLICA"]) == ("test", "1")
+        assert (alpha["COVEY_SYSTEM"], alpha["COVEY_REPLICA"]) == (system.system.name, "1")
         assert (alpha["NATS_URL"], alpha["VALKEY_URL"]) == (system.addresses.nats_url, system.addresses.valkey_url)
         assert table is True
         status = read_status(system_root / ".covey")
@@ -92,7 +81,7 @@ async def test_given_engines_replace_the_embedded_ones(
     assert set(system.units) == {"alpha", "beta", "helper"}
     assert alpha["NATS_URL"] == local_engines.nats_url
     assert alpha["VALKEY_URL"] == local_engines.valkey_url
-    assert alpha["DATABASE_URL"].endswith("/test_alpha")
+    assert alpha["DATABASE_URL"].endswith(f"/{system.system.name.replace('-', '_')}_alpha")
     assert "COVEY_POSTGRES_ADMIN_URL" not in alpha
 
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import alembic.command
 import sqlalchemy
@@ -36,14 +35,6 @@ _LOCK_TIMEOUT = "5s"
 _OTHER_MIGRATION_SECONDS = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Migration:
-    """One database to migrate; `revisions` is the service's own folder, None when it has no tables."""
-
-    database_url: str
-    revisions: Path | None = None
-
-
 @dataclass(frozen=True)
 class _History:
     name: str
@@ -57,7 +48,8 @@ def migrate(database_url: str, service_migrations: Path | None) -> list[str]:
 
     Safe while another process does the same: one works, the other waits and then finds nothing to do.
     A statement that cannot get its lock on a table within 5 s fails, so that a migration never makes all others
-    queue behind a long transaction; run it again. Blocks. Raises ConfigurationError for files that make no history,
+    queue behind a long transaction; run it again. Blocks; one at a time in a process, because Alembic keeps what it
+    works on in module globals. Raises ConfigurationError for files that make no history,
     QueryFailed for a statement that PostgreSQL refuses, DatabaseUnavailable.
     """
     histories = [_History("covey", _FOLDER / "versions", "schema_version", "covey")]
@@ -67,14 +59,6 @@ def migrate(database_url: str, service_migrations: Path | None) -> list[str]:
         connection.execute(sqlalchemy.text("CREATE SCHEMA IF NOT EXISTS covey"))
         connection.commit()
         return [applied for history in histories for applied in _upgrade(connection, history)]
-
-
-def migrate_all(migrations: Sequence[Migration]) -> dict[str, list[str]]:
-    """Upgrade several databases, one after the other, and return what was applied to each, by database name.
-
-    One after the other, because Alembic keeps what it works on in module globals.
-    """
-    return {urlsplit(one.database_url).path[1:]: migrate(one.database_url, one.revisions) for one in migrations}
 
 
 def _upgrade(connection: Connection, history: _History) -> list[str]:
@@ -99,6 +83,10 @@ def _pending(connection: Connection, history: _History, scripts: ScriptDirectory
     options = {"version_table": history.version_table, "version_table_schema": history.schema}
     current = MigrationContext.configure(connection, opts=options).get_current_revision()
     connection.commit()
+    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        raise ConfigurationError(
+            f"the database is at revision {current}, which is not in {history.revisions}: newer code has migrated it"
+        )
     newest_first = scripts.iterate_revisions(scripts.get_current_head(), current)
     return [script.revision for script in newest_first][::-1]
 

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from covey.database.administration import ensure_database
 from covey.local.backing import Addresses, Backing, start_backing
+from covey.local.databases import make_databases, migrate_databases
 from covey.local.engines.embedded import EngineOptions
 from covey.local.engines.engine import STOP_SECONDS
 from covey.local.plan import Adjust, Plan, environment_file, members_of, write_environment
@@ -68,6 +68,11 @@ class RunningSystem:
         return self._plan.system
 
     @property
+    def state(self) -> Path:
+        """Return its state folder."""
+        return self._folder.path
+
+    @property
     def addresses(self) -> Addresses:
         """Return where the engines are."""
         return self._plan.addresses
@@ -96,11 +101,9 @@ class RunningSystem:
         await asyncio.gather(*(unit.restart(_DRAIN_SECONDS) for unit in units))
         await asyncio.gather(*(unit.up() for unit in units))
 
-    def hurry(self) -> None:
-        """Kill every service and other process, so that a stop under way needs to wait for none of them."""
-        for member in self._plan.members:
-            if member.name in self.units:
-                self.units[member.name].hurry()
+    async def migrate(self) -> dict[str, list[str]]:
+        """Bring every database to the newest revisions; return what was applied, by service."""
+        return await migrate_databases(self.system, self._plan.database_urls)
 
     def adopt(self, backing: Backing) -> None:
         """Keep engines running that are up."""
@@ -165,39 +168,16 @@ async def _with_engines(system: System, folder: StateFolder, options: UpOptions)
     members = members_of(system, options.replicas, folder.port)
     engine_options = EngineOptions(nats_sync_interval=system.engines.nats.sync_interval)
     backing = await start_backing(folder, engine_options, options.environment)
-    database_urls = await _databases(system, folder, backing.addresses)
-    await asyncio.to_thread(_migrate, system, database_urls)
+    database_urls = await make_databases(system, folder, backing.addresses.postgres_admin_url)
+    await migrate_databases(system, database_urls)
     plan = Plan(
         system=system,
         members=members,
         addresses=backing.addresses,
         database_urls=database_urls,
         outer_environment=options.environment,
+        data=folder.path / "data",
     )
     running = RunningSystem(plan, folder, options)
     running.adopt(backing)
     return running
-
-
-async def _databases(system: System, folder: StateFolder, addresses: Addresses) -> dict[str, str]:
-    """Make sure that each service has a database of its own; both it and its role are named `<system>_<service>`."""
-
-    async def one(service: str) -> str:
-        name = f"{system.name}_{service}".replace("-", "_")
-        return await ensure_database(addresses.postgres_admin_url, name, folder.secret(name))
-
-    urls = await asyncio.gather(*(one(service) for service in system.services))
-    return dict(zip(system.services, urls, strict=True))
-
-
-def _migrate(system: System, database_urls: Mapping[str, str]) -> dict[str, list[str]]:
-    from covey.database.migrations import Migration, migrate_all  # Alembic takes most of a second to import
-
-    return migrate_all(
-        [Migration(database_url=url, revisions=_revisions(system, name)) for name, url in database_urls.items()]
-    )
-
-
-def _revisions(system: System, service: str) -> Path | None:
-    folder = system.folder(service) / "migrations"
-    return folder if folder.is_dir() else None

@@ -105,6 +105,16 @@ class System(_Entry):
         """Return what is run for a service: `python -m order_service`."""
         return f"{service.replace('-', '_')}_service"
 
+    def code(self, name: str) -> list[Path]:
+        """Return the files and folders whose change concerns a service or process."""
+        folder = self.folder(name)
+        if name in self.services:
+            return [path for path in (folder / self.module(name), folder / "migrations") if path.exists()]
+        words = self.processes[name].command.split()
+        module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+        found = [path for path in (folder / module, folder / f"{module}.py") if module and path.exists()]
+        return found or [folder]
+
     def environments(self) -> Mapping[str, Environment]:
         """Return the `env` of each service and process."""
         entries: list[Mapping[str, ServiceEntry | ProcessEntry]] = [self.services, self.processes]

@@ -75,6 +75,7 @@ class Unit:
         self._task: asyncio.Task[None] | None = None
         self._process: Process | None = None
         self._changing = asyncio.Lock()
+        self._hurried = False
 
     @property
     def url(self) -> str:
@@ -127,7 +128,8 @@ class Unit:
                 self.start()
 
     def hurry(self) -> None:
-        """Kill its process; a `stop` under way returns at once."""
+        """Kill its process, so that a `stop` under way or to come takes no time."""
+        self._hurried = True
         if self._process is not None:
             self._process.kill()
 
@@ -138,7 +140,7 @@ class Unit:
                 await self._task
             self._task = None
         if self._process is not None:
-            await self._process.end(grace_seconds)
+            await self._process.end(0 if self._hurried else grace_seconds)
         self._become(Stopped())
 
     async def _keep_running(self, process: Process | None) -> None:

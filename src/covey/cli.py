@@ -1,0 +1,156 @@
+"""The command `covey`.
+
+Exit status: 0 it is done; 1 it failed, and standard error says why; 2 it was called wrongly or `covey.toml` is
+wrong; 3 (`status`) the system is not up. What a command needs is imported inside it, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from covey.errors import ConfigurationError, CoveyError
+
+if TYPE_CHECKING:
+    from covey.local.status import SystemStatus
+
+app = typer.Typer(
+    help="Run a system of microservices on one machine, with the engines that it needs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich takes longer to import than all the rest
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
+
+
+def main() -> None:
+    """Run the command line; a CoveyError becomes one message on standard error."""
+    try:
+        app()
+    except CoveyError as error:
+        print(f"covey: {error}", file=sys.stderr)  # noqa: T201 - a command line prints
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+
+
+@app.command(epilog="Example: covey up --without order --replicas payment=2")
+def up(
+    without: Annotated[list[str] | None, typer.Option(help="A service to leave out, to start it by hand.")] = None,
+    replicas: Annotated[list[str] | None, typer.Option(help="How many of a service: NAME=COUNT.")] = None,
+) -> None:
+    """Bring the whole system up and keep it up until Ctrl-C.
+
+    Starts PostgreSQL, NATS and Valkey (unless COVEY_POSTGRES_ADMIN_URL, NATS_URL and VALKEY_URL name yours), makes a
+    database for each service, migrates it, starts every service and waits until it is ready. What dies is started
+    again; what changes on disk is reloaded. A second Ctrl-C hurries.
+    """
+    from covey.local.running import UpOptions
+    from covey.local.system import read_system
+    from covey.local.up import Foreground
+
+    system = read_system(_root())
+    counts = dict(_count(text) for text in replicas or [])
+    for name in (*(without or []), *counts):
+        if name not in system.services:
+            raise typer.BadParameter(f"{name!r} is no service of {system.name}: {', '.join(system.services)}")
+    options = UpOptions(without=without or [], replicas=counts)
+    asyncio.run(Foreground(_root(), options, _say, colours=_colours()).run())
+
+
+@app.command(epilog="Example: covey down")
+def down() -> None:
+    """Stop the system, also from another terminal; clean up behind one that was killed."""
+    from covey.local.down import bring_down
+
+    was_up = asyncio.run(bring_down(_state()))
+    _say("stopped" if was_up else "the system was not up")
+
+
+@app.command(epilog="Example: covey status --json | jq -r '.units[] | select(.state != \"up\") | .name'")
+def status(as_json: AsJson = False) -> None:
+    """Show what runs where. Exit status 0: all is up; 1: something is not; 3: the system is not up."""
+    from covey.local.table import render
+
+    found = _found_status()
+    if as_json:
+        _say(json.dumps(asdict(found)))
+    elif found.supervisor is None:
+        _say(f"{found.name} is not up; `covey up` starts it")
+    else:
+        _say(render(found.units, colours=_colours()))
+    if not found.healthy:
+        raise typer.Exit(3 if found.supervisor is None else 1)
+
+
+@app.command(epilog="Example: covey logs order payment -f")
+def logs(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Processes as `covey status` names them; default: all.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines of each.")] = 50,
+) -> None:
+    """Show what the processes of the system wrote."""
+    from covey.local.logs import show_logs
+
+    try:
+        show_logs(_state(), names or [], lines, follow, _say)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+
+
+@app.command(epilog="Example: covey migrate --json")
+def migrate(as_json: AsJson = False) -> None:
+    """Bring every database to the newest revisions, whether the system is up or not."""
+    from covey.local.migrate import migrate_system
+
+    applied = asyncio.run(migrate_system(_root(), os.environ))
+    if as_json:
+        _say(json.dumps(applied))
+        return
+    for service, revisions in applied.items():
+        _say(f"{service}: {', '.join(revisions) or 'nothing to do'}")
+
+
+def _found_status() -> SystemStatus:
+    from covey.local.status import SystemStatus, read_status
+    from covey.local.system import read_system
+
+    return read_status(_state()) or SystemStatus(name=read_system(_root()).name, supervisor=None, units=[])
+
+
+def _root() -> Path:
+    from covey.local.system import find_root
+
+    return find_root(Path.cwd())
+
+
+def _state() -> Path:
+    return _root() / ".covey"
+
+
+def _count(text: str) -> tuple[str, int]:
+    name, _, count = text.partition("=")
+    if not count.isdecimal() or not 1 <= int(count) <= 32:
+        raise typer.BadParameter(f"{text!r} must read like payment=2, from 1 to 32")
+    return name, int(count)
+
+
+def _colours() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The table of what runs where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from covey.local.status import UnitStatus
+
+_HEADINGS = ("NAME", "STATE", "ADDRESS", "PID", "RESTARTS", "")
+
+
+def render(units: Sequence[UnitStatus], *, colours: bool = False) -> str:
+    """Return the table as text, its columns aligned; with `colours`, what is up is green and the rest red."""
+    rows = [_HEADINGS, *(_row(unit) for unit in units)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if colours:
+        lines[1:] = [_coloured(line, unit.state) for line, unit in zip(lines[1:], units, strict=True)]
+    return "\n".join(lines)
+
+
+def _row(unit: UnitStatus) -> tuple[str, ...]:
+    return unit.name, unit.state, unit.url, str(unit.pid or "-"), str(unit.restarts), unit.detail
+
+
+def _coloured(line: str, state: str) -> str:
+    return line.replace(f" {state} ", f" \x1b[{32 if state == 'up' else 31}m{state}\x1b[0m ", 1)

@@ -1,0 +1,94 @@
+"""`covey up`: a system in the foreground of a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGTERM
+
+from covey.local.engines.embedded import NAMES
+from covey.local.reload import reload_on_change
+from covey.local.running import RunningSystem, UpOptions, running_system
+from covey.local.status import describe, read_status
+from covey.local.table import render
+from covey.local.unit import Stopped, Unit, Up, Waiting
+
+Say = Callable[[str], None]
+
+
+class Foreground:
+    """One `covey up`: brings the system up, reports, and stops it at the first signal; the second one hurries."""
+
+    def __init__(self, root: Path, options: UpOptions, say: Say, *, colours: bool = False) -> None:
+        self._root = root
+        self._options = replace(options, announce=self._report)
+        self._say = say
+        self._colours = colours
+        self._units: dict[str, Unit] = {}
+        self._is_up = False
+        self._work: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Hold the system up until a signal, then stop it in order. Raises what `running_system` does."""
+        self._work = asyncio.create_task(self._hold_up())
+        for number in (SIGINT, SIGTERM, SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._asked_to_stop)
+        try:
+            await self._work
+        except asyncio.CancelledError:
+            self._say("stopped")
+
+    async def _hold_up(self) -> None:
+        began = time.monotonic()
+        async with running_system(self._root, self._options) as running, asyncio.TaskGroup() as group:
+            group.create_task(reload_on_change(running, self._say))
+            await asyncio.sleep(0)  # it watches from here on, so that no change after the summary is missed
+            self._is_up = True
+            self._say(_summary(running, time.monotonic() - began, colours=self._colours))
+            for service in self._options.without:
+                self._say(_by_hand(service, dict(await running.told(service))))
+
+    def _asked_to_stop(self) -> None:
+        assert self._work is not None  # made before the handler
+        if self._work.cancelling():
+            self._say("hurrying")
+            for unit in self._units.values():
+                if unit.name not in NAMES:  # an engine stops in order, its data matters
+                    unit.hurry()
+        else:
+            self._is_up = False
+            self._say("stopping; once more to hurry")
+            self._work.cancel()
+
+    def _report(self, unit: Unit) -> None:
+        """Say what nobody asked for: deaths and returns, not the start and the stop of everything."""
+        self._units[unit.name] = unit
+        match unit.state:
+            case Waiting():
+                self._say(f"{unit.name} {describe(unit.state)[1]}")
+            case Up() if self._is_up:
+                self._say(f"{unit.name} is up, pid {unit.pid}")
+            case Stopped() if self._is_up:
+                self._say(f"{unit.name} stopped")
+
+
+def _summary(running: RunningSystem, seconds: float, *, colours: bool) -> str:
+    status = read_status(running.state)
+    assert status is not None  # written when the first unit started
+    shown = render(status.units, colours=colours)
+    return (
+        f"{running.system.name} is up after {seconds:.1f} s\n\n{shown}\n\n"
+        "Ctrl-C stops it. In another terminal: covey status, covey logs -f, covey down"
+    )
+
+
+def _by_hand(service: str, told: dict[str, str]) -> str:
+    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in told.items())
+    return (
+        f"\n{service} is left out. `python -m {service.replace('-', '_')}_service`, started inside the project, finds\n"
+        f"its environment by itself; anything else needs\n\n{exports}\n"
+    )

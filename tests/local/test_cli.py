@@ -1,0 +1,337 @@
+"""The command line, run as a user runs it: in a terminal of its own, killed, called from a second terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from covey.local.launcher import birth
+from covey.local.processes import Record, read_records
+from covey.local.state import log_of, records_of, supervisor_of
+from covey.local.status import read_status
+
+_COVEY = [sys.executable, "-m", "covey.cli"]
+
+
+def eventually(condition: Callable[[], object], seconds: float = 15) -> None:
+    """Wait until something is so; fail when it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class Terminal:
+    """A `covey` command in a folder, its output in a file."""
+
+    def __init__(self, root: Path, environment: Mapping[str, str], *arguments: str) -> None:
+        self._output = (root / f"terminal-{time.monotonic_ns()}").open("w+")
+        self.process = subprocess.Popen(
+            [*_COVEY, *arguments],
+            cwd=root,
+            env={**environment, "COLUMNS": "80"},
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def shown(self) -> str:
+        """What it has printed so far."""
+        return Path(self._output.name).read_text()
+
+    def shows(self, text: str, seconds: float = 20) -> None:
+        """Wait until it has printed that."""
+        eventually(lambda: text in self.shown or self.process.poll() is not None, seconds)
+        assert text in self.shown, self.shown
+
+    def ends(self, seconds: float = 20) -> int:
+        """Wait until it has ended; return its exit status."""
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        self._output.close()
+
+
+Covey = Callable[..., Terminal]
+
+
+@pytest.fixture
+def covey(system_root: Path, given: Mapping[str, str]) -> Iterator[Covey]:
+    """A function that runs a `covey` command in the folder of a small system, with engines that are there."""
+    terminals: list[Terminal] = []
+
+    def run(*arguments: str, environment: Mapping[str, str] = given) -> Terminal:
+        terminals.append(Terminal(system_root, environment, *arguments))
+        return terminals[-1]
+
+    yield run
+    for terminal in terminals:
+        terminal.close()
+    eventually(lambda: not any(record.running() for record in read_records(records_of(system_root / ".covey"))))
+
+
+def records(root: Path) -> list[Record]:
+    return read_records(records_of(root / ".covey"))
+
+
+def test_up_shows_what_runs_where_and_ctrl_c_stops_it_in_order(covey: Covey, system_root: Path) -> None:
+    up = covey("up")
+    up.shows("covey down")
+    running = records(system_root)
+
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.ends() == 0
+    assert "alpha   up     http://127.0.0.1:" in up.shown
+    assert "\x1b" not in up.shown
+    assert len(running) == 3
+    assert not any(record.running() for record in running)
+    assert log_of(system_root / ".covey", "beta").read_text().endswith("drained\n")
+
+
+def test_status_and_logs_from_another_terminal_and_down(covey: Covey) -> None:
+    up = covey("up")
+    up.shows("covey down")
+
+    status = covey("status", "--json")
+    assert status.ends() == 0
+    assert {unit["name"]: unit["state"] for unit in json.loads(status.shown)["units"]} == {
+        "alpha": "up",
+        "beta": "up",
+        "helper": "up",
+    }
+    logs = covey("logs", "alpha", "beta")
+    assert logs.ends() == 0
+    assert logs.shown == "alpha | serving\nbeta  | serving\n"
+    following = covey("logs", "alpha", "-f")
+    following.shows("serving")
+    down = covey("down")
+    assert down.ends() == 0
+    assert up.ends() == 0
+    following.shows("drained")
+    following.process.send_signal(signal.SIGINT)
+    assert following.ends() == 0
+    assert covey("status").ends() == 3
+    assert covey("down").ends() == 0
+
+
+def test_a_second_up_says_that_it_is_up_already(covey: Covey) -> None:
+    covey("up").shows("covey down")
+
+    second = covey("up")
+
+    assert second.ends() == 1
+    assert "covey: this system is already up (pid " in second.shown
+
+
+def test_after_a_kill_of_the_supervisor_nothing_runs_on_and_it_starts_again(covey: Covey, system_root: Path) -> None:
+    embedded = dict(os.environ)
+    up = covey("up", environment=embedded)
+    up.shows("covey down")
+    running = records(system_root)
+
+    up.process.kill()
+
+    eventually(lambda: not any(record.running() for record in running))
+    assert {record.name for record in running} == {"postgres", "nats", "valkey", "alpha", "beta", "helper"}
+    again = covey("up", environment=embedded)
+    again.shows("covey down")
+
+
+def test_after_a_kill_of_the_supervisor_and_its_guardian_the_next_start_ends_the_orphans(
+    covey: Covey, system_root: Path
+) -> None:
+    up = covey("up", environment=os.environ)
+    up.shows("covey down")
+    orphans = records(system_root)
+    children = psutil.Process(up.process.pid).children()
+    next(child for child in children if "covey.local.guardian" in child.cmdline()).kill()
+    up.process.kill()
+    up.process.wait()
+    assert all(record.running() for record in orphans)
+    assert supervisor_of(system_root / ".covey") is None
+
+    again = covey("up", environment=os.environ)
+    again.shows("covey down")
+
+    assert not any(record.running() for record in orphans)
+
+
+def test_down_cleans_up_behind_a_supervisor_that_was_killed(covey: Covey, system_root: Path) -> None:
+    up = covey("up")
+    up.shows("covey down")
+    orphans = records(system_root)
+    up.process.kill()
+    up.process.wait()
+
+    down = covey("down")
+
+    assert down.ends() == 0
+    assert "the system was not up" in down.shown
+    assert not any(record.running() for record in orphans)
+
+
+def test_a_process_that_only_has_the_pid_of_ours_is_left_alone(covey: Covey, system_root: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        records_of(system_root / ".covey").mkdir(parents=True)
+        born = birth(stranger.pid)
+        for name, noted_birth, command in (("other-birth", "x", "sleep"), ("other-command", born, "postgres")):
+            noted = {"birth": noted_birth, "command": [command]}
+            record = {"name": name, "pid": stranger.pid, "rank": 1, "stop": 15, **noted}
+            (records_of(system_root / ".covey") / f"{name}.json").write_text(json.dumps(record))
+
+        assert covey("down").ends() == 0
+
+        assert stranger.poll() is None
+        assert records(system_root) == []
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_service_that_does_not_drain(covey: Covey, system_root: Path) -> None:
+    service = system_root / "services/alpha/alpha_service/__main__.py"
+    service.write_text(service.read_text().replace("stop.set)", "lambda: print('I stay', flush=True))"))
+    up = covey("up")
+    up.shows("covey down")
+
+    up.process.send_signal(signal.SIGINT)
+    eventually(lambda: "I stay" in log_of(system_root / ".covey", "alpha").read_text())
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.ends(seconds=5) == 0
+    assert "hurrying" in up.shown
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(covey: Covey, system_root: Path) -> None:
+    (system_root / "services/alpha/alpha_service/__main__.py").write_text("import time; time.sleep(60)")
+    up = covey("up", environment=os.environ)
+    eventually(lambda: "alpha" in {record.name for record in records(system_root)}, seconds=20)
+    running = records(system_root)
+
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.ends() == 0
+    assert not any(record.running() for record in running)
+
+
+def test_a_service_whose_code_changes_is_reloaded_and_the_others_are_not(covey: Covey, system_root: Path) -> None:
+    up = covey("up")
+    up.shows("covey down")
+    before = {record.name: record.pid for record in records(system_root)}
+    service = system_root / "services/alpha/alpha_service/__main__.py"
+
+    service.write_text(service.read_text().replace('VERSION = "1"', 'VERSION = "2"'))
+
+    up.shows("__main__.py changed: restarting alpha")
+    eventually(lambda: _pid(system_root, "alpha") not in (before["alpha"], None))
+    assert _pid(system_root, "beta") == before["beta"]
+
+
+def test_a_change_that_does_not_start_is_reported_and_the_next_one_mends_it(covey: Covey, system_root: Path) -> None:
+    up = covey("up")
+    up.shows("covey down")
+    service = system_root / "services/alpha/alpha_service/__main__.py"
+    good = service.read_text()
+
+    service.write_text("this is no Python")
+    up.shows("not reloaded: alpha does not start: ended with status 1")
+    service.write_text(good + "\n")
+
+    eventually(lambda: _state_of(system_root, "alpha") == "up")
+    assert up.process.poll() is None
+
+
+def test_a_new_revision_is_applied_before_the_service_is_reloaded(covey: Covey, system_root: Path) -> None:
+    up = covey("up")
+    up.shows("covey down")
+    folder = system_root / "services/alpha/migrations"
+    revision = (folder / "0001_thing.py").read_text()
+
+    (folder / "0002_more.py").write_text(revision.replace('"0001", None', '"0002", "0001"').replace("thing", "more"))
+
+    up.shows("0002_more.py changed: restarting alpha")
+    eventually(lambda: _state_of(system_root, "alpha") == "up")
+    migrated = covey("migrate", "--json")
+    assert migrated.ends() == 0
+    assert json.loads(migrated.shown) == {"alpha": [], "beta": []}
+
+
+def test_migrate_works_on_a_system_that_is_not_up(covey: Covey) -> None:
+    first = covey("migrate", environment=os.environ)
+    assert first.ends() == 0
+    second = covey("migrate", environment=os.environ)
+    assert second.ends() == 0
+
+    assert "alpha: covey:0001, service:0001" in first.shown
+    assert second.shown == "alpha: nothing to do\nbeta: nothing to do\n"
+
+
+def test_a_service_left_out_is_shown_with_what_it_needs(covey: Covey, system_root: Path) -> None:
+    up = covey("up", "--without", "alpha")
+    up.shows("covey down")
+
+    up.shows("export DATABASE_URL=")
+    assert "`python -m alpha_service`" in up.shown
+    assert "alpha" not in {record.name for record in records(system_root)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("up", "--without", "gamma"), "'gamma' is no service of test-"),
+        (("up", "--replicas", "alpha"), "'alpha' must read like payment=2"),
+        (("logs", "gamma"), "gamma has written nothing; there are:"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_the_right_ones(covey: Covey, arguments: tuple[str, ...], told: str) -> None:
+    command = covey(*arguments)
+
+    assert command.ends() in (1, 2)
+    assert told in " ".join(command.shown.split())
+
+
+def test_a_wrong_system_file_has_a_status_of_its_own(covey: Covey, system_root: Path) -> None:
+    (system_root / "covey.toml").write_text("[system]\n")
+
+    command = covey("up")
+
+    assert command.ends() == 2
+    assert "line 1: system.name: it is missing" in command.shown
+
+
+@pytest.mark.parametrize("command", ["", "up", "down", "status", "logs", "migrate"])
+def test_help_is_quick_and_gives_an_example(command: str, tmp_path: Path) -> None:
+    arguments = [*_COVEY, *command.split(), "--help"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    shown = subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time: how busy the machine is does not matter
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    assert "Example: covey" in shown or not command
+
+
+def _pid(root: Path, name: str) -> int | None:
+    return next((record.pid for record in records(root) if record.name == name), None)
+
+
+def _state_of(root: Path, name: str) -> str:
+    status = read_status(root / ".covey")
+    assert status is not None
+    return next(unit.state for unit in status.units if unit.name == name)
