@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from covey.http.transaction import Transaction
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from covey.errors import NotFound
+from covey.http.transaction import Transaction
 from covey.ids import new_id
 from inventory_service import storage
 from inventory_service.domain import (
     MAX_NAME_LENGTH,
+    MAX_PRICE,
     MAX_QUANTITY,
     Line,
     Money,
@@ -31,26 +32,37 @@ T = TypeVar("T")
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Price(_Request):
+    """An amount in minor units (cents) of an ISO 4217 currency."""
+
+    amount: int = Field(strict=True, ge=0, le=MAX_PRICE)
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+
+    def money(self) -> Money:
+        """Return it as the domain knows it."""
+        return Money(self.amount, self.currency)
 
 
 class NewProduct(_Request):
     """A product to be sold from now on."""
 
     name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
-    price: Money
+    price: Price
 
 
 class ChangedProduct(NewProduct):
     """A product as it shall be. `version` is the one that the caller has read: 409 when another is current."""
 
-    version: int = Field(ge=1)
+    version: int = Field(strict=True, ge=1)
 
 
 class Delivery(_Request):
     """So many pieces have arrived."""
 
-    quantity: int = Field(ge=1, le=MAX_QUANTITY)
+    quantity: int = Field(strict=True, ge=1, le=MAX_QUANTITY)
 
 
 class ProductList(BaseModel):
@@ -63,7 +75,7 @@ class ProductList(BaseModel):
 @api.post("/products", status_code=201)
 async def create_product(body: NewProduct, work: Transaction, response: Response) -> Product:
     """Add a product, without stock, and tell others of it."""
-    product = Product(ProductId(new_id()), body.name, body.price)
+    product = Product(ProductId(new_id()), body.name, body.price.money())
     await storage.add_product(work, product)
     _publish(product, work)
     response.headers["Location"] = f"/api/v1/products/{product.id}"
@@ -74,7 +86,7 @@ async def create_product(body: NewProduct, work: Transaction, response: Response
 async def change_product(product_id: ProductId, body: ChangedProduct, work: Transaction) -> Product:
     """Change name and price, and tell others. Orders that were placed keep the price that they were placed at."""
     found = await storage.product_to_change(work, product_id)
-    product = _exists(found, product_id).changed(body.name, body.price, body.version)
+    product = _exists(found, product_id).changed(body.name, body.price.money(), body.version)
     await storage.change_product(work, product)
     _publish(product, work)
     return product

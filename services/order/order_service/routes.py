@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from covey.http.transaction import Transaction
 from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from covey.errors import Conflict, NotFound
+from covey.http.transaction import Transaction
 from covey.ids import new_id
 from covey.saga.journal import history
 from order_service import domain, storage
@@ -36,14 +36,14 @@ api = APIRouter(prefix="/api/v1", tags=["orders"])
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NewLine(_Request):
     """A product, and how many pieces of it."""
 
     product_id: ProductId
-    quantity: int = Field(ge=1, le=MAX_QUANTITY)
+    quantity: int = Field(strict=True, ge=1, le=MAX_QUANTITY)
 
 
 def _distinct(lines: tuple[NewLine, ...]) -> tuple[NewLine, ...]:

@@ -1,47 +1,48 @@
-"""A sandbox provider on a port of its own, for each test that wants one."""
+"""A sandbox provider, a real database of the payment service, and the service on top of both, for each test."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
-import uvicorn
+from payment_service.main import PaymentSettings, service
 from sandbox_provider.api import Delays, application
 
 from covey.database.pool import Database
+from covey.messaging.brokers.memory import MemoryBroker
+from covey.testing.serving import serving
 from covey.work.unit_of_work import Transactions
 
-SHORT = Delays(slow=0.2, late=0.5, silence=1.0)
 
-
-@asynccontextmanager
-async def serving(book: Path, delays: Delays = SHORT) -> AsyncIterator[str]:
-    """Serve a provider whose book is at that path; yields its URL."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(application(book, delays), log_level="warning", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve([listening]))
-        while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody when it has started
-            await asyncio.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        await serving
+@pytest.fixture(scope="session")
+def service_migrations() -> Path:
+    """What each test's database holds beside covey's tables."""
+    return Path(__file__).parent.parent / "migrations"
 
 
 @pytest.fixture
 async def sandbox(tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of a sandbox provider with an empty book."""
-    async with serving(tmp_path / "book") as url:
+    """The URL of a sandbox provider with an empty book, whose misbehaviour is short."""
+    provider = application(tmp_path / "book", Delays(slow=0.2, late=0.5, silence=1.0))
+    async with serving(provider, lifespan=True) as url:
         yield url
 
 
 @pytest.fixture
-async def transactions(new_database: Callable[[str], str]) -> AsyncIterator[Transactions]:
-    """Where work on a new database begins."""
-    async with Database.open(new_database("payment")) as database:
-        yield Transactions(database, "payment")
+def transactions(database: Database) -> Transactions:
+    """Where work on the test's database begins."""
+    return Transactions(database, "payment")
+
+
+@pytest.fixture
+async def http(database_url: str, memory_broker: MemoryBroker, sandbox: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of the running service."""
+    settings = PaymentSettings(database_url=database_url, nats_url="nats://unused", provider_url=sandbox)
+    async with (
+        service.running(settings, memory_broker) as running,
+        serving(running.app) as url,
+        aiohttp.ClientSession(url) as client,
+    ):
+        yield client

@@ -1,0 +1,91 @@
+"""Payments over HTTP, and the refund from the request to the provider's book."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import pytest
+from payment_service import storage
+from payment_service.domain import Money, OrderId, Payment, PaymentId, Status
+
+from covey.ids import new_id
+from covey.testing.eventually import eventually
+from covey.work.unit_of_work import Transactions
+
+
+async def a_payment(transactions: Transactions, status: Status, moved: int = 0) -> Payment:
+    payment = Payment(PaymentId(new_id()), OrderId(new_id()), Money(4_900, "EUR"), status, moved, moved)
+    async with transactions.begin() as work:
+        await storage.keep(work, payment)
+    return payment
+
+
+async def captured_at(sandbox: str, payment: Payment) -> None:
+    """Let the provider have captured it, too."""
+    body = {"reference": payment.reference, "amount": 4_900, "currency": "EUR"}
+    async with aiohttp.ClientSession(sandbox) as provider:
+        for path in ("/authorizations", "/captures"):
+            async with provider.post(path, json=body, headers={"Idempotency-Key": path}) as response:
+                assert response.status == 201
+
+
+async def get(http: aiohttp.ClientSession, path: str) -> tuple[int, Any]:
+    async with http.get(f"/api/v1{path}") as response:
+        return response.status, await response.json(content_type=None)
+
+
+async def test_a_payment_is_found_by_its_id_and_by_its_order(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    payment = await a_payment(transactions, Status.CAPTURED, 4_900)
+
+    status, found = await get(http, f"/payments/{payment.id}")
+
+    assert (status, found["status"], found["captured"]) == (200, "captured", 4_900)
+    assert (await get(http, f"/payments?order_id={payment.order_id}"))[1] == {"payments": [found]}
+    assert (await get(http, f"/payments?order_id={new_id()}"))[1] == {"payments": []}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/payments/{id}", 404), ("/payments/7", 422), ("/payments", 422), ("/payments?order_id=x", 422)],
+)
+async def test_what_is_not_there_or_makes_no_sense_is_a_problem(
+    http: aiohttp.ClientSession, path: str, expected: int
+) -> None:
+    status, problem = await get(http, path.format(id=new_id()))
+
+    assert (status, problem["status"]) == (expected, expected)
+
+
+async def test_a_refund_is_accepted_and_returns_the_money_once_however_often_it_is_asked_for(
+    http: aiohttp.ClientSession, transactions: Transactions, sandbox: str
+) -> None:
+    payment = await a_payment(transactions, Status.CAPTURED, 4_900)
+    await captured_at(sandbox, payment)
+
+    for _ in range(2):
+        async with http.post(f"/api/v1/payments/{payment.id}/refunds") as response:
+            assert response.status == 202
+
+    async def refunded() -> bool:
+        return bool((await get(http, f"/payments/{payment.id}"))[1]["refunded"] == 4_900)
+
+    await eventually(refunded)
+    async with aiohttp.ClientSession(sandbox) as provider, provider.get("/book") as response:
+        entries = (await response.json())["entries"]
+    assert [(entry["operation"], entry["done"]) for entry in entries] == [
+        ("authorize", 4_900),
+        ("capture", 4_900),
+        ("refund", 4_900),
+    ]
+
+
+async def test_what_was_not_captured_cannot_be_refunded(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    payment = await a_payment(transactions, Status.DECLINED)
+
+    async with http.post(f"/api/v1/payments/{payment.id}/refunds") as response:
+        assert response.status == 409

@@ -1,0 +1,34 @@
+"""An ASGI application on a port of its own, for tests that talk to it as its clients do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+
+
+@asynccontextmanager
+async def serving(app: Any, *, lifespan: bool = False) -> AsyncIterator[str]:
+    """Serve `app` on a free port of 127.0.0.1 inside the block; yields its URL.
+
+    With `lifespan` the application is told of its start and end, as Starlette and FastAPI apps of their own expect;
+    that of a covey service needs no telling. Requests under way at the end of the block have a second to finish.
+    """
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app, lifespan="on" if lifespan else "off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(server.serve([listening]))
+            while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody when it has started
+                await asyncio.sleep(0.005)
+            try:
+                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            finally:
+                server.should_exit = True
