@@ -1,0 +1,67 @@
+# `make demo` and `make test` need Python 3.11 or newer, pip and make, and set up the rest in this folder.
+# The text behind `##` is what `make help` prints.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+UV := PYTHON=$(PYTHON) .ci/uv
+SERVICES := $(wildcard services/*/pyproject.toml)
+READY := $(VENV)/.ready
+CODE := src services shop tests bench examples conftest.py
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint format crash-test crash-points safeguards bench lock clean
+
+help: ## What there is
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: $(READY) ## The whole shop with its engines, orders of every outcome, a kill; EXIT=1 ends after the check
+	EXIT=$(EXIT) $(RUN) -m shop.demo
+
+up: $(READY) ## The whole shop, to try it by hand: as `.venv/bin/covey up`
+	$(RUN) -m covey.cli up
+
+test: $(READY) ## Every test that is quick; ARGS="tests/local -k restart" for some
+	$(RUN) -m pytest -m "not slow and not bench" $(ARGS)
+
+lint: $(READY) ## Formatting, lint, types and layers
+	$(VENV)/bin/ruff format --check $(CODE)
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(READY) ## Format the code and mend what lint can mend
+	$(VENV)/bin/ruff format $(CODE)
+	$(VENV)/bin/ruff check --fix $(CODE)
+
+crash-test: $(READY) ## Kill a process at every point of an order, and audit; takes long
+	$(RUN) -m tests.crash
+
+crash-points: $(READY) ## List the points at which `make crash-test` kills
+	$(RUN) -m tests.crash --list
+
+safeguards: $(READY) ## Remove one safeguard at a time and see the test that it names fail
+	$(RUN) -m tests.safeguards
+
+bench: $(READY) ## Measure against the bars, write bench/RESULTS.md; needs a quiet machine
+	$(RUN) -m bench
+
+lock: ## Resolve the dependencies anew and write requirements.lock
+	$(UV) lock --upgrade
+	$(UV) export --quiet --all-packages --all-extras --group dev --no-emit-workspace --no-header --no-annotate \
+		--format requirements-txt --output-file requirements.lock
+
+setup: $(READY) ## Only the environment in .venv
+
+$(READY): requirements.lock pyproject.toml $(SERVICES) .ci/uv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "covey needs Python 3.11 or newer; this is "\
+		+ sys.version.split()[0] + ". Say which one to use: make PYTHON=python3.12")'
+	$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(VENV)
+	$(UV) pip install --quiet --python $(VENV) --require-hashes --compile-bytecode -r requirements.lock
+	$(UV) pip install --quiet --python $(VENV) --no-deps --editable . $(SERVICES:%/pyproject.toml=--editable %)
+	$(RUN) -m compileall -q src services shop
+	@touch $@
+
+clean: ## Remove what was made here: environment, state, caches
+	@if [ -x $(VENV)/bin/covey ] && [ -d .covey ]; then $(VENV)/bin/covey down; fi
+	rm -rf .venv .tools .covey .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
