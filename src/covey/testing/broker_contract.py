@@ -419,7 +419,7 @@ class BrokerContract:
 
         async with broker.read("order", [Topic("event", "placed")], 0) as reader:
             (entry,) = await read(reader, 1)
-            await broker.publish(events(0, 1) + [event("paid") for _ in range(5)])
+            await broker.publish([event("paid") for _ in range(5)])
             waiting = asyncio.create_task(reader.next(10))
             await eventually(lambda: reader.position == 7)
             waiting.cancel()
@@ -430,9 +430,11 @@ class BrokerContract:
         await broker.ensure_stream("order")
         await broker.publish(events(20, keys=1))
 
-        async with broker.read("order", EVENTS, 0) as reader:
+        async with broker.read("order", EVENTS, 0) as reader, broker.read("order", [Topic("command")], 0) as idle:
             (entry,) = await read(reader, 1)
-            await asyncio.sleep(1.5)  # longer than any heartbeat that could move it
+            waiting = asyncio.create_task(idle.next(1))
+            await eventually(lambda: idle.position == 20, because="this one may advance, nothing is for it")
+            waiting.cancel()
 
             assert reader.position == entry.sequence == 1
 

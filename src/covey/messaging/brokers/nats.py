@@ -88,9 +88,11 @@ class NatsBroker:
             try:
                 await jetstream.add_stream(config)
             except BadRequestError as refusal:
-                taken = refusal.err_code == _STREAM_NAME_TAKEN
-                if not taken or (await jetstream.stream_info(name)).config.subjects != subjects:
-                    raise ConfigurationError(f"NATS refuses the stream {name} for {subjects}: {refusal}") from None
+                if refusal.err_code != _STREAM_NAME_TAKEN:
+                    raise ConfigurationError(f"NATS makes no stream {name} for {subjects}: {refusal}") from None
+                stored = (await jetstream.stream_info(name)).config.subjects
+                if stored != subjects:
+                    raise ConfigurationError(f"the stream {name} exists and stores {stored}, not {subjects}") from None
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
         """See Broker.publish. Each stream is published at the same time as, and independently of, the others.

@@ -45,6 +45,7 @@ class Connection:
         self.lost = asyncio.Event()
         self.problem = ""
         self.address = ""
+        self._error: Exception | None = None
         self._subscriptions: set[Subscription] = set()
         self._on_loss: set[Callable[[str], None]] = set()
 
@@ -54,24 +55,26 @@ class Connection:
         connection = cls()
         connection.address = address_of(url)
         try:
-            with translated(f"connecting to {connection.address}"):
-                await connection.client.connect(
-                    servers=[url],
-                    connect_timeout=_CONNECT_SECONDS,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    reconnect_to_server_handler=_never_again,
-                    disconnected_cb=connection._disconnected,
-                    closed_cb=connection._disconnected,
-                    error_cb=connection._erred,
-                    ping_interval=_PING_SECONDS,
-                    max_outstanding_pings=1,
-                    # Neither keeps messages for a later connection nor waits, uninterruptibly, inside publish.
-                    pending_size=0,
-                )
-        except BaseException:
+            await connection.client.connect(
+                servers=[url],
+                connect_timeout=_CONNECT_SECONDS,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                reconnect_to_server_handler=_never_again,
+                disconnected_cb=connection._disconnected,
+                closed_cb=connection._disconnected,
+                error_cb=connection._erred,
+                ping_interval=_PING_SECONDS,
+                max_outstanding_pings=1,
+                # Neither keeps messages for a later connection nor waits, uninterruptibly, inside publish.
+                pending_size=0,
+            )
+        except BaseException as error:
             await connection.abandon()
-            raise
+            with translated(f"connecting to {connection.address}"):
+                if isinstance(error, nats.errors.NoServersError):
+                    raise connection._error or error from None  # why each attempt failed says more
+                raise
         return connection
 
     @property
@@ -124,13 +127,14 @@ class Connection:
         with suppress(nats.errors.Error, OSError, TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.client.close()
+        await _hang_up(self.client)
 
     async def _disconnected(self) -> None:
-        reason = self.client.last_error
-        self.lose(f"the connection to {self.address} was lost" + (f": {reason}" if reason else ""))
+        self.lose(f"the connection to {self.address} was lost" + (f": {self._error}" if self._error else ""))
 
     async def _erred(self, error: Exception) -> None:
-        _log.debug("%s: %s", self.address, error)
+        self._error = error
+        _log.debug("NATS at %s: %s", self.address, error)
 
 
 @contextmanager
@@ -152,6 +156,14 @@ def address_of(url: str) -> str:
     if not host:
         raise ConfigurationError("a NATS url must read like nats://host:4222 or nats://user:password@host:4222")
     return f"{host}:{port}"
+
+
+async def _hang_up(client: Client) -> None:
+    """Close the socket without waiting for a frozen server to take what is written. nats-py has no way to do it."""
+    writer = getattr(client._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 def _never_again(servers: list[Server], info: dict[str, object]) -> tuple[None, float]:
