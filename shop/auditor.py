@@ -20,7 +20,7 @@ from covey.clock import Clock, SystemClock
 from covey.errors import ConfigurationError, CoveyError
 from covey.local.status import read_status
 from shop.books import SERVICES, Books, Sources, is_quiet, read
-from shop.rules import violations
+from shop.rules import findings
 
 SETTLING_SECONDS = 30.0
 _POLL_SECONDS = 0.1
@@ -28,10 +28,15 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What was found. `violations` are sentences; an empty list means that all is as it should be."""
+    """What was found: the violations of each rule, as sentences. None at all: everything is as it should be."""
 
     books: Books
-    violations: list[str]
+    findings: dict[str, list[str]]
+
+    @property
+    def violations(self) -> list[str]:
+        """Return the violations of all rules."""
+        return [violation for found in self.findings.values() for violation in found]
 
     def summary(self) -> list[str]:
         """Return what there is, in a few lines."""
@@ -69,9 +74,9 @@ async def audit(
     while True:
         late = clock.monotonic() >= until
         if late or await is_quiet(sources):
-            books = await read(sources)
+            books = await read(sources, accepted)
             if late or not books.undelivered:
-                return Audit(books=books, violations=violations(books, accepted))
+                return Audit(books=books, findings=findings(books))
         await clock.sleep(_POLL_SECONDS)
 
 

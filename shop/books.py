@@ -6,7 +6,7 @@ Read straight from the databases, past the services' code: an auditor does not a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,7 +84,10 @@ class Hold:
 
 @dataclass(frozen=True, kw_only=True)
 class Books:
-    """Everything, at about one moment: certain only when nothing moves any more."""
+    """Everything, at about one moment: certain only when nothing moves any more.
+
+    `accepted` are orders that were answered with 201, as the client remembers them.
+    """
 
     orders: dict[UUID, Order]
     payments: dict[UUID, Money]
@@ -94,6 +97,7 @@ class Books:
     waiting: dict[str, int]
     holds: list[Hold]
     undelivered: dict[str, int]
+    accepted: frozenset[UUID] = frozenset()
 
 
 @asynccontextmanager
@@ -119,7 +123,7 @@ async def is_quiet(sources: Sources) -> bool:
         return not any([await connection.fetchval(query) for connection in connections.values()])
 
 
-async def read(sources: Sources) -> Books:
+async def read(sources: Sources, accepted: Collection[UUID] = ()) -> Books:
     """Read all books."""
     async with _opened(sources) as connections:
         order, inventory, payment = (connections[service] for service in SERVICES)
@@ -132,6 +136,7 @@ async def read(sources: Sources) -> Books:
             provider=await _provider(sources.provider),
             reservations=await _reservations(inventory),
             stocks=await _stocks(inventory),
+            accepted=frozenset(accepted),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from uuid import UUID
 
 from shop.books import Books, Money, Order
@@ -12,22 +12,9 @@ _ANNOUNCEMENTS = {"confirmed": "order.confirmed.v1", "rejected": "order.rejected
 _NOTHING = Money()
 
 
-def violations(books: Books, accepted: Collection[UUID] = ()) -> list[str]:
-    """Return every violation. `accepted` are the orders that were answered with 201: each must be there."""
-    return [
-        *orders_are_settled(books, accepted),
-        *everybody_agrees_about_money(books),
-        *money_follows_the_order(books),
-        *stock_adds_up(books),
-        *stock_follows_the_order(books),
-        *outcomes_are_announced_once(books),
-        *queues_are_empty(books),
-    ]
-
-
-def orders_are_settled(books: Books, accepted: Collection[UUID]) -> Iterator[str]:
-    """Every accepted order exists and has come to its end, and its saga with it."""
-    for order_id in accepted:
+def orders_are_settled(books: Books) -> Iterator[str]:
+    """Yield accepted orders that are lost, orders without an end, and sagas that ended otherwise."""
+    for order_id in books.accepted:
         if order_id not in books.orders:
             yield f"order {order_id} was accepted and is lost"
     for order in books.orders.values():
@@ -38,7 +25,7 @@ def orders_are_settled(books: Books, accepted: Collection[UUID]) -> Iterator[str
 
 
 def everybody_agrees_about_money(books: Books) -> Iterator[str]:
-    """Payment and the provider have the same sums for the same orders, and both know only orders that exist."""
+    """Yield differences between payment and the provider."""
     for order_id in books.payments.keys() - books.orders.keys():
         yield f"payment has money of order {order_id}, which does not exist"
     for reference in sorted(books.provider.keys() - {str(order_id) for order_id in books.payments}):
@@ -52,7 +39,7 @@ def everybody_agrees_about_money(books: Books) -> Iterator[str]:
 
 
 def money_follows_the_order(books: Books) -> Iterator[str]:
-    """A confirmed order is charged its total, once; any other is charged nothing; nothing stays put aside."""
+    """Yield orders whose money does not follow from their status."""
     for order in books.orders.values():
         money = books.provider.get(str(order.id), _NOTHING)
         if order.status == "confirmed":
@@ -66,7 +53,7 @@ def money_follows_the_order(books: Books) -> Iterator[str]:
 
 
 def stock_adds_up(books: Books) -> Iterator[str]:
-    """Every piece is free, reserved or sold, and what is reserved or sold is so for an order."""
+    """Yield products whose pieces do not add up."""
     held, sold = Counter[UUID](), Counter[UUID]()
     for reservation in books.reservations.values():
         if reservation.status in ("held", "sold"):
@@ -84,7 +71,7 @@ def stock_adds_up(books: Books) -> Iterator[str]:
 
 
 def stock_follows_the_order(books: Books) -> Iterator[str]:
-    """A confirmed order has its pieces, all of them; any other has none."""
+    """Yield orders whose stock does not follow from their status."""
     for order_id in books.reservations.keys() - books.orders.keys():
         yield f"inventory has a reservation for order {order_id}, which does not exist"
     for order in books.orders.values():
@@ -100,7 +87,7 @@ def stock_follows_the_order(books: Books) -> Iterator[str]:
 
 
 def outcomes_are_announced_once(books: Books) -> Iterator[str]:
-    """Each settled order has been announced once, as what it is and as nothing else."""
+    """Yield orders that were announced too often, not at all, or as something else."""
     for order in books.orders.values():
         for status, event in _ANNOUNCEMENTS.items():
             expected, published = int(order.status == status), order.events[event]
@@ -109,7 +96,7 @@ def outcomes_are_announced_once(books: Books) -> Iterator[str]:
 
 
 def queues_are_empty(books: Books) -> Iterator[str]:
-    """Nothing waits, nothing is held, nothing is on its way."""
+    """Yield what has not reached its end."""
     for queue, count in books.waiting.items():
         if count:
             yield f"{count} messages wait in {queue}"
@@ -126,3 +113,21 @@ def _charged_once(order: Order, money: Money) -> Iterator[str]:
             f"order {order.id} is confirmed over {order.total} {order.currency}, but the provider captured"
             f" {money.captured} in {money.captures} captures"
         )
+
+
+Rule = Callable[[Books], Iterator[str]]
+
+RULES: Mapping[str, Rule] = {
+    "every accepted order has come to its end, and its saga with it": orders_are_settled,
+    "payment and the provider have the same sums for every order": everybody_agrees_about_money,
+    "a confirmed order is charged its total, once; any other nothing": money_follows_the_order,
+    "every piece is free, reserved or sold, and is so for an order": stock_adds_up,
+    "a confirmed order has its pieces, all of them; any other none": stock_follows_the_order,
+    "every outcome was announced once": outcomes_are_announced_once,
+    "no message waits, is held, is dead or is lost": queues_are_empty,
+}
+
+
+def findings(books: Books) -> dict[str, list[str]]:
+    """Return the violations of each rule."""
+    return {sentence: list(rule(books)) for sentence, rule in RULES.items()}

@@ -87,13 +87,20 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(make_database: Callable[[Path | None], str], tmp_path: Path) -> AsyncIterator[Shop]:
-    """A shop without products and orders."""
+async def sources(make_database: Callable[[Path | None], str], tmp_path: Path) -> AsyncIterator[Sources]:
+    """The books of a shop in which nothing has happened yet: a database for each service, and a provider."""
     databases = {service: make_database(ROOT / "services" / service / "migrations") for service in SERVICES}
+    book = application(tmp_path / "book", Delays(slow=0.3, late=1.0, silence=3.0))
+    async with serving(book, lifespan=True) as provider:
+        yield Sources(databases=databases, provider=provider)
+
+
+@pytest.fixture
+async def shop(sources: Sources) -> AsyncIterator[Shop]:
+    """A shop without products and orders."""
+    databases, provider = sources.databases, sources.provider
     logs = MemoryLogs()
     async with AsyncExitStack() as stack:
-        book = application(tmp_path / "book", Delays(slow=0.3, late=1.0, silence=3.0))
-        provider = await stack.enter_async_context(serving(book, lifespan=True))
         apps = {
             "order": order_service.main.service.running(_settings(databases["order"]), MemoryBroker(logs)),
             "inventory": inventory_service.main.service.running(_settings(databases["inventory"]), MemoryBroker(logs)),
@@ -112,7 +119,7 @@ async def shop(make_database: Callable[[Path | None], str], tmp_path: Path) -> A
             running = await stack.enter_async_context(app)
             url = await stack.enter_async_context(serving(running.app))
             http[service] = await stack.enter_async_context(aiohttp.ClientSession(url))
-        yield Shop(sources=Sources(databases=databases, provider=provider), http=http)
+        yield Shop(sources=sources, http=http)
 
 
 def _settings(database_url: str) -> ServiceSettings:

@@ -1,55 +1,34 @@
-"""The auditor against the real books of a shop, before and after somebody has tampered with them."""
+"""The auditor and real books: those of a running shop are right, and what somebody tampers with is found."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import aiohttp
 import asyncpg
 import pytest
 
 from covey.ids import new_id
 from shop.auditor import audit
+from shop.books import Sources
 
 if TYPE_CHECKING:
     from conftest import Shop
 
 
-@pytest.fixture
-async def orders(shop: Shop) -> dict[str, UUID]:
-    """Orders of several outcomes, by what came of them."""
+async def test_a_shop_that_nobody_tampered_with_is_in_order(shop: Shop) -> None:
     mug = await shop.product(10)
-    placed = {
-        "confirmed": await shop.place({mug: 2}),
-        "rejected": await shop.place({mug: 1}, "tok_capture_declined"),
-        "out of stock": await shop.place({mug: 100}),
-    }
-    await asyncio.gather(*(shop.settled(order_id) for order_id in placed.values()))
-    return placed
+    accepted = [
+        await shop.place({mug: 2}),
+        await shop.place({mug: 1}, "tok_capture_declined"),
+        await shop.place({mug: 100}),
+    ]
+    await asyncio.gather(*(shop.settled(order_id) for order_id in accepted))
 
-
-async def tamper(shop: Shop, service: str, sql: str, *args: object) -> None:
-    connection = await asyncpg.connect(shop.sources.databases[service])
-    try:
-        assert not (await connection.execute(sql, *args)).endswith(" 0"), "nothing was changed"
-    finally:
-        await connection.close()
-
-
-async def charge(shop: Shop, path: str, order_id: UUID, amount: int) -> None:
-    """Have the provider move money without the shop knowing."""
-    body = {"reference": str(order_id), "amount": amount, "currency": "EUR"}
-    async with shop.http["provider"].post(path, json=body, headers={"Idempotency-Key": str(new_id())}) as response:
-        assert response.status == 201
-
-
-async def found(shop: Shop, accepted: list[UUID]) -> list[str]:
-    return (await audit(shop.sources, accepted, within_seconds=1)).violations
-
-
-async def test_a_shop_that_nobody_tampered_with_is_in_order(shop: Shop, orders: dict[str, UUID]) -> None:
-    result = await audit(shop.sources, list(orders.values()))
+    result = await audit(shop.sources, accepted)
 
     assert result.violations == []
     assert result.summary() == [
@@ -59,76 +38,189 @@ async def test_a_shop_that_nobody_tampered_with_is_in_order(shop: Shop, orders: 
     ]
 
 
-async def test_a_double_capture_is_found(shop: Shop, orders: dict[str, UUID]) -> None:
-    await charge(shop, "/captures", orders["confirmed"], 2_500)
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Books written by hand: a confirmed order and a rejected one, both over 2500."""
 
-    (disagreement, twice) = await found(shop, list(orders.values()))
+    sources: Sources
+    confirmed: UUID
+    rejected: UUID
 
-    assert disagreement == f"order {orders['confirmed']}: payment says 2500 captured, the provider 5000"
+    async def tamper(self, service: str, sql: str, *args: object) -> None:
+        """Change something in a service's database."""
+        connection = await asyncpg.connect(self.sources.databases[service])
+        try:
+            assert not (await connection.execute(sql, *args)).endswith(" 0"), "nothing was changed"
+        finally:
+            await connection.close()
+
+    async def charge(self, path: str, order_id: UUID, amount: int = 2_500) -> None:
+        """Have the provider move money."""
+        body = {"reference": str(order_id), "amount": amount, "currency": "EUR"}
+        async with (
+            aiohttp.ClientSession(self.sources.provider) as http,
+            http.post(path, json=body, headers={"Idempotency-Key": str(new_id())}) as response,
+        ):
+            assert response.status == 201
+
+    async def pay(self, order_id: UUID, status: str, captured: int) -> None:
+        """Write down a payment that was authorized over 2500."""
+        await self.tamper(
+            "payment",
+            """
+            INSERT INTO payment (id, order_id, amount, currency, status, authorized, captured, voided, refunded)
+            VALUES ($1, $2, 2500, 'EUR', $3, 2500, $4, 0, 0)
+            """,
+            new_id(),
+            order_id,
+            status,
+            captured,
+        )
+
+    async def order(self, order_id: UUID, status: str, saga: str, product_id: UUID) -> None:
+        """Write down an order of two pieces, its saga and its event."""
+        saga_id = new_id()
+        await self.tamper(
+            "order",
+            """
+            INSERT INTO orders (id, user_id, saga_id, status, reason, total_amount, total_currency, settled_at)
+            VALUES ($1, $1, $2, $3, CASE $3 WHEN 'rejected' THEN 'why not' END, 2500, 'EUR', now())
+            """,
+            order_id,
+            saga_id,
+            status,
+        )
+        await self.tamper("order", "INSERT INTO order_line VALUES ($1, 0, $2, 2, 1250)", order_id, product_id)
+        await self.tamper(
+            "order",
+            """
+            INSERT INTO covey.saga (id, name, version, status, step, data, ended_at)
+            VALUES ($1, 'place-order', 1, $2, -1, '{}', now())
+            """,
+            saga_id,
+            saga,
+        )
+        await self.announce(order_id, f"order.{status}.v1")
+
+    async def announce(self, order_id: UUID, message_type: str) -> None:
+        """Write down an event about an order, as published and received."""
+        message_id = new_id()
+        for service, table in (("order", "outbox"), ("inventory", "inbox")):
+            source = ", source" if table == "inbox" else ""
+            await self.tamper(
+                service,
+                f"""
+                INSERT INTO covey.{table} (id, stream, kind, type, key, time, headers, body{source})
+                VALUES ($1, 'order', 'event', $2, $3, now(), '{{}}', ''{source and ", 'order'"})
+                """,
+                message_id,
+                message_type,
+                str(order_id),
+            )
+
+
+@pytest.fixture
+async def books(sources: Sources) -> Written:
+    """Books that are right."""
+    written = Written(sources=sources, confirmed=new_id(), rejected=new_id())
+    mug = new_id()
+    await written.tamper("inventory", "INSERT INTO product VALUES ($1, 'Mug', 1250, 'EUR', 1)", mug)
+    await written.tamper("inventory", "INSERT INTO stock VALUES ($1, 10, 8, 0, 2)", mug)
+    await written.tamper("inventory", "INSERT INTO reservation VALUES ($1, 'sold')", written.confirmed)
+    await written.tamper("inventory", "INSERT INTO reservation_line VALUES ($1, $2, 2)", written.confirmed, mug)
+    await written.order(written.confirmed, "confirmed", "completed", mug)
+    await written.order(written.rejected, "rejected", "compensated", mug)
+    await written.charge("/authorizations", written.confirmed)
+    await written.charge("/captures", written.confirmed)
+    await written.pay(written.confirmed, "captured", 2_500)
+    return written
+
+
+async def found(books: Written) -> list[str]:
+    accepted = [books.confirmed, books.rejected]
+    return (await audit(books.sources, accepted, within_seconds=0)).violations
+
+
+async def test_books_written_by_hand_are_right(books: Written) -> None:
+    assert await found(books) == []
+
+
+async def test_a_double_capture_is_found(books: Written) -> None:
+    await books.charge("/captures", books.confirmed)
+
+    (disagreement, twice) = await found(books)
+
+    assert disagreement == f"order {books.confirmed}: payment says 2500 captured, the provider 5000"
     assert twice.endswith("but the provider captured 5000 in 2 captures")
 
 
-async def test_a_leak_of_stock_is_found(shop: Shop, orders: dict[str, UUID]) -> None:
-    await tamper(shop, "inventory", "UPDATE stock SET free = free - 1, reserved = reserved + 1")
+async def test_a_leak_of_stock_is_found(books: Written) -> None:
+    await books.tamper("inventory", "UPDATE stock SET free = free - 1, reserved = reserved + 1")
 
-    (leak,) = await found(shop, list(orders.values()))
+    (leak,) = await found(books)
 
     assert leak.endswith("1 are reserved, but orders hold 0")
 
 
-async def test_a_capture_that_was_not_refunded_is_found(shop: Shop, orders: dict[str, UUID]) -> None:
-    order_id = orders["out of stock"]
-    for path in ("/authorizations", "/captures"):
-        await charge(shop, path, order_id, 125_000)
-    await tamper(
-        shop,
+async def test_a_capture_that_was_not_refunded_is_found(books: Written) -> None:
+    await books.charge("/authorizations", books.rejected)
+    await books.charge("/captures", books.rejected)
+    await books.pay(books.rejected, "captured", 2_500)
+
+    (kept,) = await found(books)
+
+    assert kept == f"order {books.rejected} is rejected, but 2500 EUR were captured and not refunded"
+
+
+async def test_an_authorization_that_was_not_given_up_is_found(books: Written) -> None:
+    await books.charge("/authorizations", books.rejected)
+    await books.pay(books.rejected, "authorized", 0)
+
+    (kept,) = await found(books)
+
+    assert kept == f"order {books.rejected} is rejected, but 2500 EUR are still put aside for it"
+
+
+async def test_a_lost_order_is_found(books: Written) -> None:
+    await books.tamper("order", "DELETE FROM order_line WHERE order_id = $1", books.rejected)
+    await books.tamper("order", "DELETE FROM orders WHERE id = $1", books.rejected)
+
+    assert await found(books) == [f"order {books.rejected} was accepted and is lost"]
+
+
+async def test_a_double_confirmation_is_found(books: Written) -> None:
+    await books.announce(books.confirmed, "order.confirmed.v1")
+
+    (twice,) = await found(books)
+
+    assert twice == f"order {books.confirmed} is confirmed, and order.confirmed.v1 was published 2 times"
+
+
+async def test_an_event_that_never_arrived_is_found(books: Written) -> None:
+    await books.tamper("inventory", "DELETE FROM covey.inbox WHERE type = 'order.confirmed.v1'")
+
+    assert await found(books) == ["1 messages order.confirmed.v1 were sent and have not arrived"]
+
+
+async def test_an_order_that_does_not_settle_in_time_is_found(books: Written) -> None:
+    await books.tamper(
+        "order",
+        "UPDATE orders SET status = 'pending', settled_at = NULL, reason = NULL WHERE id = $1",
+        books.rejected,
+    )
+
+    violations = await found(books)
+
+    assert f"order {books.rejected} is still pending; its saga is compensated" in violations
+
+
+async def test_a_dead_letter_is_found(books: Written) -> None:
+    await books.tamper(
         "payment",
         """
-        INSERT INTO payment (id, order_id, amount, currency, status, authorized, captured, voided, refunded)
-        VALUES ($1, $2, 125000, 'EUR', 'captured', 125000, 125000, 0, 0)
+        INSERT INTO covey.hold (key, lane, state, until, attempts, position, error)
+        VALUES ('key', 0, 'dead', 'infinity', 5, 1, 'Conflict: no')
         """,
-        new_id(),
-        order_id,
     )
 
-    (kept,) = await found(shop, list(orders.values()))
-
-    assert kept == f"order {order_id} is rejected, but 125000 EUR were captured and not refunded"
-
-
-async def test_a_lost_order_is_found(shop: Shop, orders: dict[str, UUID]) -> None:
-    lost = orders["out of stock"]
-    await tamper(shop, "order", "DELETE FROM order_line WHERE order_id = $1", lost)
-    await tamper(shop, "order", "DELETE FROM orders WHERE id = $1", lost)
-
-    violations = await found(shop, list(orders.values()))
-
-    assert f"order {lost} was accepted and is lost" in violations
-
-
-async def test_a_double_confirmation_is_found(shop: Shop, orders: dict[str, UUID]) -> None:
-    await tamper(
-        shop,
-        "order",
-        """
-        INSERT INTO covey.outbox (id, stream, kind, type, key, time, headers, body)
-        SELECT $1, stream, kind, type, key, time, headers, body FROM covey.outbox WHERE type = 'order.confirmed.v1'
-        """,
-        new_id(),
-    )
-
-    violations = await found(shop, list(orders.values()))
-
-    twice = f"order {orders['confirmed']} is confirmed, and order.confirmed.v1 was published 2 times"
-    assert twice in violations
-
-
-async def test_an_order_that_does_not_settle_in_time_is_found(shop: Shop, orders: dict[str, UUID]) -> None:
-    stuck = orders["out of stock"]
-    await tamper(
-        shop, "order", "UPDATE orders SET status = 'pending', settled_at = NULL, reason = NULL WHERE id = $1", stuck
-    )
-
-    violations = await found(shop, list(orders.values()))
-
-    assert f"order {stuck} is still pending; its saga is compensated" in violations
+    assert await found(books) == ["payment has a dead letter of key key: Conflict: no"]

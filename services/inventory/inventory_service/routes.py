@@ -65,6 +65,20 @@ class Delivery(_Request):
     quantity: int = Field(strict=True, ge=1, le=MAX_QUANTITY)
 
 
+class Announcement(_Request):
+    """Which products to announce: up to `limit` of them, in order of their ids, from the one after `after` on."""
+
+    after: ProductId | None = None
+    limit: int = Field(default=200, strict=True, ge=1, le=500)
+
+
+class Announced(BaseModel):
+    """How many products were announced. `next` is what to pass as `after`; null when these were the last."""
+
+    announced: int
+    next: ProductId | None
+
+
 class ProductList(BaseModel):
     """A page of products in order of their ids. `next` is what to pass as `after`; null at the end."""
 
@@ -105,6 +119,18 @@ async def list_products(
     """Return products in order of their ids, from the one after `after` on."""
     products = await storage.products_after(work, after, limit)
     return ProductList(products=products, next=products[-1].id if len(products) == limit else None)
+
+
+@api.post("/products/announcements", status_code=202)
+async def announce_products(body: Announcement, work: Transaction) -> Announced:
+    """Publish products again as they are now: a snapshot for a reader that came too late for the events.
+
+    A reader that knows a product already drops what is not newer, so this harms nobody.
+    """
+    products = await storage.products_after(work, body.after, body.limit)
+    for product in products:
+        _publish(product, work)
+    return Announced(announced=len(products), next=products[-1].id if len(products) == body.limit else None)
 
 
 @api.post("/products/{product_id}/deliveries", status_code=201)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import aiohttp
 import pytest
 
 from covey.ids import new_id
+from covey.work.unit_of_work import Transactions
 
 MUG = {"name": "Mug", "price": {"amount": 1_250, "currency": "EUR"}}
 
@@ -68,6 +70,24 @@ async def test_products_are_listed_page_by_page(http: aiohttp.ClientSession) -> 
 
     assert [p["id"] for p in first["products"] + second["products"]] == sorted(made)
     assert second["next"] is None
+
+
+async def test_products_can_be_announced_again_page_by_page_as_they_are_now(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    made = [(await post(http, "/products", MUG))[1]["id"] for _ in range(3)]
+    await put(http, f"/products/{made[0]}", {**MUG, "name": "Big mug", "version": 1})
+    async with transactions.begin() as work:
+        before = await work.fetchval("SELECT max(position) FROM covey.outbox")
+
+    _, first = await post(http, "/products/announcements", {"limit": 2})
+    _, second = await post(http, "/products/announcements", {"limit": 2, "after": first["next"]})
+
+    async with transactions.begin() as work:
+        rows = await work.fetch("SELECT key, body FROM covey.outbox WHERE position > $1 ORDER BY position", before)
+    assert (first["announced"], second) == (2, {"announced": 1, "next": None})
+    assert [row["key"] for row in rows] == sorted(made)
+    assert {row["key"]: json.loads(row["body"])["version"] for row in rows}[made[0]] == 2
 
 
 @pytest.mark.parametrize("path", ["/products/{id}", "/products/{id}/stock", "/reservations/{id}"])

@@ -1,0 +1,126 @@
+"""The shop as its customers and its keepers use it: over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+
+from covey.clock import Clock, SystemClock
+from covey.ids import new_id
+
+SETTLING_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+
+
+class Unexpected(Exception):
+    """The shop gave another answer than the one that was needed here."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """An order that was accepted, and how long the answer took."""
+
+    id: UUID
+    seconds: float
+
+
+def order_of(lines: Mapping[UUID, int], token: str = "tok_ok") -> dict[str, Any]:
+    """Return an order by somebody new, as it is placed: how many of which product, and the means of payment."""
+    wanted = [{"product_id": str(product_id), "quantity": quantity} for product_id, quantity in lines.items()]
+    return {"user_id": str(new_id()), "lines": wanted, "payment_token": token}
+
+
+class ShopClient:
+    """Talks to the services at these URLs. Open it with `async with ShopClient.open(urls) as client`."""
+
+    def __init__(self, http: aiohttp.ClientSession, urls: Mapping[str, str], clock: Clock) -> None:
+        self._http = http
+        self._urls = urls
+        self._clock = clock
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, urls: Mapping[str, str], clock: Clock | None = None) -> AsyncIterator[ShopClient]:
+        """Connect when first used. `urls` has one for `order`, `inventory` and `payment`."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+            yield cls(http, urls, clock or SystemClock())
+
+    async def products(self) -> dict[str, UUID]:
+        """Return the ids of all products by name."""
+        found: dict[str, UUID] = {}
+        after = ""
+        while after is not None:
+            page = await self.get("inventory", f"/products?limit=200{after and f'&after={after}'}")
+            found |= {product["name"]: UUID(product["id"]) for product in page["products"]}
+            after = page["next"]
+        return found
+
+    async def sell(self, name: str, amount: int, currency: str = "EUR") -> UUID:
+        """Sell a new product from now on, at a price in minor units."""
+        body = {"name": name, "price": {"amount": amount, "currency": currency}}
+        return UUID((await self.post("inventory", "/products", body))["id"])
+
+    async def deliver(self, product_id: UUID, quantity: int) -> None:
+        """Let so many pieces of a product arrive."""
+        await self.post("inventory", f"/products/{product_id}/deliveries", {"quantity": quantity})
+
+    async def place(self, order: Mapping[str, Any], key: str | None = None) -> Placed:
+        """Place an order. Under the same key again it is the same order. Raises Unexpected when it is not accepted."""
+        began = time.perf_counter()
+        placed = await self.post("order", "/orders", order, key)
+        return Placed(id=UUID(placed["id"]), seconds=time.perf_counter() - began)
+
+    async def cancel(self, order_id: UUID, reason: str) -> None:
+        """Ask for an order to be cancelled. Raises Unexpected with status 409 when it is too late."""
+        await self.post("order", f"/orders/{order_id}/cancel", {"reason": reason})
+
+    async def order(self, order_id: UUID) -> dict[str, Any]:
+        """Return an order."""
+        order: dict[str, Any] = await self.get("order", f"/orders/{order_id}")
+        return order
+
+    async def settled(self, order_id: UUID, within_seconds: float = SETTLING_SECONDS) -> dict[str, Any]:
+        """Wait until an order is no longer pending, at most so long, and return it as it is then."""
+        until = self._clock.monotonic() + within_seconds
+        while True:
+            order = await self.order(order_id)
+            if order["status"] != "pending" or self._clock.monotonic() >= until:
+                return order
+            await self._clock.sleep(_POLL_SECONDS)
+
+    async def happened(self, order_id: UUID, what: str, within_seconds: float = SETTLING_SECONDS) -> bool:
+        """Wait until this stands in an order's history, at most so long; return whether it does."""
+        until = self._clock.monotonic() + within_seconds
+        while self._clock.monotonic() < until:
+            history = await self.get("order", f"/orders/{order_id}/history")
+            if any(entry["what"] == what for entry in history["entries"]):
+                return True
+            await self._clock.sleep(_POLL_SECONDS)
+        return False
+
+    async def get(self, service: str, path: str) -> Any:
+        """GET from a service and return the answer. Raises Unexpected when it is no success."""
+        async with self._http.get(f"{self._urls[service]}/api/v1{path}") as response:
+            return await _good(response)
+
+    async def post(self, service: str, path: str, body: Any = None, key: str | None = None) -> Any:
+        """POST to a service and return the answer. Raises Unexpected when it is no success."""
+        headers = {"Idempotency-Key": key} if key else {}
+        async with self._http.post(f"{self._urls[service]}/api/v1{path}", json=body, headers=headers) as response:
+            return await _good(response)
+
+
+async def _good(response: aiohttp.ClientResponse) -> Any:
+    if response.status >= 300:
+        raise Unexpected(response.status, await response.text())
+    return await response.json()

@@ -1,0 +1,218 @@
+"""The demo: the shop is brought up, orders of every outcome go through it, payment is killed, and the books agree.
+
+python -m shop.demo            # stays up until Ctrl-C
+python -m shop.demo --exit     # ends after the audit; status 0 only if everything was as it should be
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from covey.errors import CoveyError
+from covey.local.running import RunningSystem, UpOptions, running_system
+from covey.local.unit import Up
+from shop.auditor import audit
+from shop.books import SERVICES, Sources
+from shop.client import ShopClient, Unexpected, order_of
+from shop.drill import Drill
+from shop.scenarios import SCENARIOS, Scenario
+from shop.seed import PIECES, known_to_order, seed
+from shop.terminal import Terminal
+from shop.timeline import Moment, timeline
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parent.parent
+PROVIDER = "sandbox-provider"
+
+_SERVICE_STYLES = {"order": "cyan", "inventory": "magenta", "payment": "blue", "provider": "bold"}
+
+
+class Demo:
+    """One run. What is not as it should be is kept in `failures`."""
+
+    def __init__(self, system: RunningSystem, client: ShopClient, terminal: Terminal) -> None:
+        self.failures: list[str] = []
+        self._system = system
+        self._client = client
+        self._terminal = terminal
+        self._accepted: list[UUID] = []
+        self._sources = sources_of(system)
+
+    async def run(self) -> None:
+        """Go through all parts."""
+        products = await self._seed()
+        orders = await self._outcomes(products)
+        await self._timelines(orders)
+        await self._drill(products)
+        await self._audit()
+
+    async def _seed(self) -> dict[str, UUID]:
+        self._terminal.heading("Products")
+        products = await seed(self._client)
+        self._terminal.meanwhile("order hears of them from inventory's events")
+        await known_to_order(self._sources.databases["order"], set(products.values()))
+        self._check(f"{len(products)} products, {PIECES} pieces of each; order knows their prices by event")
+        return products
+
+    async def _outcomes(self, products: dict[str, UUID]) -> list[tuple[Scenario, UUID]]:
+        self._terminal.heading("Orders of every outcome")
+        outcomes = await self._watched(
+            "settling", {scenario.title: self._one(scenario, products) for scenario in SCENARIOS}
+        )
+        placed = zip(SCENARIOS, outcomes, strict=True)
+        return [(scenario, order_id) for scenario, order_id in placed if order_id is not None]
+
+    async def _one(self, scenario: Scenario, products: dict[str, UUID]) -> UUID | None:
+        began = time.perf_counter()
+        try:
+            order_id = await scenario.act(self._client, scenario.order(products))
+        except Unexpected as error:
+            self._check(f"{scenario.title:<42} {error}", good=False)
+            return None
+        self._accepted.append(order_id)
+        order = await self._client.settled(order_id)
+        outcome = f"{order['status']:<10} {time.perf_counter() - began:5.1f} s  {order['reason'] or ''}".rstrip()
+        self._check(f"{scenario.title:<42} {outcome}", good=scenario.fulfilled_by(order))
+        return order_id
+
+    async def _watched(self, doing: str, work: Mapping[str, Coroutine[Any, Any, T]]) -> list[T]:
+        """Do all of this at the same time, and show what is still under way; return the results in their order."""
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one, name=name) for name, one in work.items()]
+            while pending := [task for task in tasks if not task.done()]:
+                names = ", ".join(task.get_name() for task in pending)
+                self._terminal.meanwhile(f"{doing}, {time.perf_counter() - began:.0f} s: {names}")
+                await asyncio.wait(pending, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+        return [task.result() for task in tasks]
+
+    async def _timelines(self, orders: Sequence[tuple[Scenario, UUID]]) -> None:
+        self._terminal.heading("What was done for each, in the books of every service")
+        for scenario, order_id in orders:
+            moments = await timeline(self._sources, order_id, self._system.state / "logs")
+            self._terminal.say(f"\n  {self._terminal.styled(scenario.title, 'bold')}, order {order_id}")
+            for moment in moments:
+                self._terminal.say(self._line(moment, moments[0]))
+
+    def _line(self, moment: Moment, first: Moment) -> str:
+        milliseconds = (moment.at - first.at).total_seconds() * 1000
+        service = self._terminal.styled(f"{moment.service:<9}", _SERVICE_STYLES[moment.service])
+        kind = self._terminal.styled(f"{moment.kind:<8}", "dim")
+        return f"  {milliseconds:8,.0f} ms  {service}  {kind}  {moment.text}"
+
+    async def _drill(self, products: dict[str, UUID]) -> None:
+        self._terminal.heading("kill -9 of payment, with orders under way")
+        payment = self._system.units["payment"]
+        drill = Drill(self._client, payment, self._sources.databases["payment"])
+        orders = await drill.place([order_of({product_id: 1}, "tok_slow") for product_id in products.values()] * 2)
+        self._accepted += orders
+        self._check(f"{len(orders)} orders are placed, and payment has asked the provider about {await drill.asked()}")
+        pid = payment.pid
+        waiting = await drill.kill()
+        self._check(f"payment is killed: SIGKILL to pid {pid}; {waiting} orders wait", good=waiting > 0)
+        self._terminal.meanwhile("the supervisor starts payment again")
+        await payment.up()
+        self._check(f"payment is back after {drill.since_kill():.1f} s as pid {payment.pid}")
+        settled = await self._watched("finishing", {str(id): self._client.settled(id) for id in orders})
+        confirmed = sum(order["status"] == "confirmed" for order in settled)
+        text = f"{confirmed} of {len(orders)} orders are confirmed, {drill.since_kill():.1f} s after the kill"
+        self._check(text, good=confirmed == len(orders))
+
+    async def _audit(self) -> None:
+        self._terminal.heading("The books")
+        self._terminal.meanwhile("waiting until nothing moves")
+        found = await audit(self._sources, self._accepted)
+        for line in found.summary():
+            self._terminal.say(f"  {line}")
+        for rule, violations in found.findings.items():
+            self._check(rule, good=not violations)
+            for violation in violations:
+                self._terminal.say(f"      {violation}")
+
+    def _check(self, text: str, *, good: bool = True) -> None:
+        self._terminal.result(text, good=good)
+        if not good:
+            self.failures.append(text)
+
+
+def sources_of(system: RunningSystem) -> Sources:
+    """Return the books of a running shop."""
+    databases = {service: system.database_url(service) for service in SERVICES}
+    return Sources(databases=databases, provider=system.url(PROVIDER))
+
+
+async def run(terminal: Terminal, *, stay: bool, state: Path | None = None) -> int:
+    """Bring the shop up, run the demo, and stay up if asked to; return the exit status."""
+    began = time.perf_counter()
+    terminal.say(terminal.styled("covey: a shop of three services, and a payment provider that misbehaves", "bold"))
+    terminal.heading("System")
+    terminal.meanwhile("starting PostgreSQL, NATS and Valkey, then the services")
+    async with running_system(ROOT, UpOptions(state=state, announce=_announcing(terminal))) as system:
+        terminal.result(f"{', '.join(system.units)} are up after {time.perf_counter() - began:.1f} s", good=True)
+        async with ShopClient.open({service: system.url(service) for service in SERVICES}) as client:
+            demo = Demo(system, client, terminal)
+            await demo.run()
+        _conclude(terminal, demo.failures, time.perf_counter() - began)
+        if stay:
+            _invite(terminal, system)
+            await asyncio.Event().wait()
+    return 1 if demo.failures else 0
+
+
+def _announcing(terminal: Terminal) -> Any:
+    def announce(unit: Any) -> None:
+        if isinstance(unit.state, Up) and not unit.restarts:
+            terminal.meanwhile(f"{unit.name} is up")
+
+    return announce
+
+
+def _conclude(terminal: Terminal, failures: Sequence[str], seconds: float) -> None:
+    if failures:
+        verdict = terminal.styled(f"{len(failures)} things are not as they should be", "red")
+    else:
+        verdict = terminal.styled("Everything is as it should be", "green")
+    terminal.say(f"\n{verdict}, after {seconds:.0f} s.")
+
+
+def _invite(terminal: Terminal, system: RunningSystem) -> None:
+    terminal.say("The shop stays up; Ctrl-C stops it. In another terminal: covey status, covey logs -f, and")
+    terminal.say(f"  curl {system.url('inventory')}/api/v1/products")
+
+
+async def _until_signal(terminal: Terminal, *, stay: bool, state: Path | None) -> int:
+    """Run until the end, or until SIGINT or SIGTERM; the shop is stopped in order either way."""
+    running = asyncio.create_task(run(terminal, stay=stay, state=state))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        terminal.say("stopped")
+        return 0
+
+
+def main() -> int:
+    """Run the demo and return its exit status."""
+    parser = argparse.ArgumentParser(prog="shop.demo", description="Bring the shop up and show what it does.")
+    parser.add_argument("--exit", action="store_true", help="end after the audit; status 0 only if all was well")
+    parser.add_argument("--state", type=Path, help="the state folder of the system, by default .covey")
+    arguments = parser.parse_args()
+    try:
+        return asyncio.run(_until_signal(Terminal(), stay=not arguments.exit, state=arguments.state))
+    except CoveyError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Orders of every outcome: what a customer does, how the provider behaves meanwhile, and what must come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from covey.ids import new_id
+from shop.client import ShopClient, Unexpected, order_of
+
+Body = dict[str, Any]
+Act = Callable[[ShopClient, Body], Awaitable[UUID]]
+
+
+async def place(client: ShopClient, order: Body) -> UUID:
+    """Place the order."""
+    return (await client.place(order)).id
+
+
+async def place_twice(client: ShopClient, order: Body) -> UUID:
+    """Submit the order twice under one idempotency key. Raises Unexpected when that makes two orders."""
+    key = str(new_id())
+    first, second = await client.place(order, key), await client.place(order, key)
+    if first.id != second.id:
+        raise Unexpected(201, f"one submission made two orders, {first.id} and {second.id}")
+    return first.id
+
+
+async def place_and_cancel(client: ShopClient, order: Body) -> UUID:
+    """Place the order, and cancel it while the provider thinks about the authorization."""
+    order_id = (await client.place(order)).id
+    await client.happened(order_id, "AuthorizePayment asked")
+    await client.cancel(order_id, "the customer has changed their mind")
+    return order_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is done, and the status and the reason that must come of it. `lines` are quantities by product name."""
+
+    title: str
+    lines: Mapping[str, int]
+    token: str = "tok_ok"
+    act: Act = place
+    status: str = "confirmed"
+    reason: str = ""
+
+    def order(self, products: Mapping[str, UUID]) -> Body:
+        """Return the order as it is placed."""
+        return order_of({products[name]: quantity for name, quantity in self.lines.items()}, self.token)
+
+    def fulfilled_by(self, order: Body) -> bool:
+        """Tell whether an order has come to the end that it should."""
+        return bool(order["status"] == self.status and self.reason in (order["reason"] or ""))
+
+
+SCENARIOS = (
+    Scenario(title="all is well", lines={"Stoneware mug": 2, "Linen tea towel": 1}),
+    Scenario(
+        title="more than there is in stock",
+        lines={"Stoneware mug": 1, "Cast-iron teapot": 1_000},
+        status="rejected",
+        reason="out of stock",
+    ),
+    Scenario(
+        title="the card is declined",
+        lines={"Cast-iron teapot": 1},
+        token="tok_declined",
+        status="rejected",
+        reason="declined",
+    ),
+    Scenario(
+        title="the capture is declined",
+        lines={"Olive-wood spoon": 3},
+        token="tok_capture_declined",
+        status="rejected",
+        reason="declined",
+    ),
+    Scenario(title="the same submission, twice", lines={"Linen tea towel": 4}, act=place_twice),
+    Scenario(
+        title="cancelled while the money is put aside",
+        lines={"Cast-iron teapot": 1},
+        token="tok_slow",
+        act=place_and_cancel,
+        status="cancelled",
+        reason="changed their mind",
+    ),
+    Scenario(title="the provider is slow", lines={"Stoneware mug": 1}, token="tok_slow"),
+    Scenario(title="the provider is down, then back", lines={"Olive-wood spoon": 1}, token="tok_down_3"),
+    Scenario(
+        title="the provider captures, and does not say so",
+        lines={"Cast-iron teapot": 1},
+        token="tok_timeout_after_capture",
+    ),
+    Scenario(
+        title="the provider authorizes, and never says so",
+        lines={"Stoneware mug": 1},
+        token="tok_timeout_after_charge",
+        status="rejected",
+        reason="did not answer in time",
+    ),
+)

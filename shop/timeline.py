@@ -1,0 +1,160 @@
+"""One order from end to end: request, rows, messages, saga steps and money, from the books of every service.
+
+The order's id and that of its saga are the keys of everything that was ever done for it, so a timeline is a few
+queries by key; nothing was recorded for its sake. The request itself is in order's log, under the correlation id
+that the order's messages carry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+
+from shop.books import SERVICES, Sources
+
+# Of things that happened at the same instant, in one transaction, this is the order of cause and effect.
+_RANK = {"http": 0, "inbox": 1, "saga": 2, "row": 3, "provider": 4, "outbox": 5, "log": 6}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Something that happened to an order. `kind` is http, row, outbox, inbox, saga, provider or log."""
+
+    at: datetime
+    service: str
+    kind: str
+    text: str
+
+
+async def timeline(sources: Sources, order_id: UUID, logs: Path | None = None) -> list[Moment]:
+    """Return everything that happened to an order, oldest first. With the folder of the logs, the request too."""
+    moments: list[Moment] = []
+    keys, correlation_id = [str(order_id)], ""
+    for service in SERVICES:
+        connection = await asyncpg.connect(sources.databases[service])
+        try:
+            if service == "order":
+                keys, correlation_id = await _keys(connection, order_id)
+            moments += [*await _messages(connection, service, keys), *await _OWN[service](connection, order_id)]
+        finally:
+            await connection.close()
+    moments += await _provider(sources.provider, order_id)
+    if logs is not None:
+        moments += [moment for service in SERVICES for moment in _log(logs / f"{service}.log", service, correlation_id)]
+    return sorted(moments, key=lambda moment: (moment.at, _RANK[moment.kind]))
+
+
+async def _keys(connection: Any, order_id: UUID) -> tuple[list[str], str]:
+    saga_id = await connection.fetchval("SELECT saga_id FROM orders WHERE id = $1", order_id)
+    headers = await connection.fetchval(
+        "SELECT headers FROM covey.outbox WHERE key = $1 ORDER BY position LIMIT 1", str(order_id)
+    )
+    return [str(order_id), str(saga_id)], json.loads(headers or "{}").get("correlation-id", "")
+
+
+async def _messages(connection: Any, service: str, keys: Sequence[str]) -> list[Moment]:
+    sent = await connection.fetch("SELECT kind, type, time AS at, body FROM covey.outbox WHERE key = ANY ($1)", keys)
+    received = await connection.fetch(
+        "SELECT kind, type, received_at AS at, body FROM covey.inbox WHERE key = ANY ($1)", keys
+    )
+    return [
+        Moment(at=row["at"], service=service, kind=kind, text=_message(row))
+        for kind, rows in (("outbox", sent), ("inbox", received))
+        for row in rows
+    ]
+
+
+def _message(row: Any) -> str:
+    if row["kind"] != "reply":
+        return str(row["type"])
+    reply = json.loads(row["body"])
+    return f"{row['type']}: {reply['outcome']}"
+
+
+async def _order(connection: Any, order_id: UUID) -> list[Moment]:
+    row = await connection.fetchrow("SELECT * FROM orders WHERE id = $1", order_id)
+    if row is None:
+        return []
+    total = f"{row['total_amount'] / 100:.2f} {row['total_currency']}"
+    rows = [(row["placed_at"], f"order pending, {total}")]
+    if row["cancelling_at"]:
+        rows.append((row["cancelling_at"], f"cancellation asked for: {row['cancelling']}"))
+    if row["settled_at"]:
+        rows.append((row["settled_at"], f"order {row['status']}" + (f": {row['reason']}" if row["reason"] else "")))
+    steps = await connection.fetch(
+        "SELECT at, step, what, detail FROM covey.saga_log WHERE saga_id = $1 ORDER BY n", row["saga_id"]
+    )
+    return [Moment(at=at, service="order", kind="row", text=text) for at, text in rows] + [
+        Moment(at=s["at"], service="order", kind="saga", text=_with(f"{s['step']} {s['what']}", s["detail"]))
+        for s in steps
+    ]
+
+
+async def _inventory(connection: Any, order_id: UUID) -> list[Moment]:
+    row = await connection.fetchrow("SELECT * FROM reservation WHERE order_id = $1", order_id)
+    if row is None:
+        return []
+    pieces = await connection.fetchval("SELECT sum(quantity) FROM reservation_line WHERE order_id = $1", order_id)
+    moments = []
+    if pieces:
+        moments.append(Moment(at=row["made_at"], service="inventory", kind="row", text=f"{pieces} pieces reserved"))
+    if row["status"] != "held":
+        text = _with(f"reservation {row['status']}", row["reason"])
+        moments.append(Moment(at=row["changed_at"], service="inventory", kind="row", text=text))
+    return moments
+
+
+async def _payment(connection: Any, order_id: UUID) -> list[Moment]:
+    rows = await connection.fetch(
+        "SELECT o.* FROM operation o JOIN payment p ON p.id = o.payment_id WHERE p.order_id = $1", order_id
+    )
+    asked = [(row["asked_at"], f"intent to {row['what']}") for row in rows]
+    answered = [(row["answered_at"], f"{row['what']} {row['answer']}") for row in rows if row["answered_at"]]
+    return [Moment(at=at, service="payment", kind="row", text=text) for at, text in asked + answered]
+
+
+_OWN = {"order": _order, "inventory": _inventory, "payment": _payment}
+
+
+async def _provider(url: str, order_id: UUID) -> list[Moment]:
+    async with aiohttp.ClientSession(url) as http, http.get("/book", params={"reference": str(order_id)}) as response:
+        entries = (await response.json())["entries"]
+    return [
+        Moment(
+            at=datetime.fromisoformat(entry["at"]),
+            service="provider",
+            kind="provider",
+            text=f"{entry['operation']} {entry['done'] / 100:.2f}" + ("" if entry["status"] == 201 else " (declined)"),
+        )
+        for entry in entries
+    ]
+
+
+def _log(path: Path, service: str, correlation_id: str) -> Iterator[Moment]:
+    """Yield the requests, and the warnings and errors, that were logged under this correlation id."""
+    if not correlation_id or not path.exists():
+        return
+    with path.open(errors="replace") as lines:
+        for line in lines:
+            if correlation_id in line and line.startswith("{"):
+                entry = json.loads(line)
+                at = datetime.fromisoformat(entry["timestamp"])
+                if entry["event"] == "request":
+                    text = f"{entry['method']} {entry['path']} → {entry['status']}, {entry['duration_ms']:.0f} ms"
+                    began = at - timedelta(milliseconds=entry["duration_ms"])
+                    yield Moment(at=began, service=service, kind="http", text=text)
+                elif entry["level"] in ("warning", "error", "critical"):
+                    text = _with(entry["event"].replace("_", " "), entry.get("error"))
+                    yield Moment(at=at, service=service, kind="log", text=text)
+
+
+def _with(text: str, detail: str | None) -> str:
+    return f"{text}: {detail}" if detail else text
