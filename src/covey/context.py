@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -61,14 +59,20 @@ def active() -> Context | None:
     return _current.get()
 
 
-@contextmanager
-def use(context: Context) -> Iterator[Context]:
+class use:  # reads as a statement: `with use(context):`
     """Make `context` current inside the block, and restore what was current before."""
-    token = _current.set(context)
-    try:
-        yield context
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> Context:
+        self._token = _current.set(self._context)
+        return self._context
+
+    def __exit__(self, *exc: object) -> None:
+        _current.reset(self._token)
 
 
 def new_context(correlation_id: str | None = None, traceparent: str | None = None) -> Context:
@@ -77,7 +81,7 @@ def new_context(correlation_id: str | None = None, traceparent: str | None = Non
     A malformed correlation id is replaced (by the trace id, so that logs and traces share one), and a
     malformed traceparent starts a new trace: a bad header must not fail a request, nor reach a log.
     """
-    trace = parse_traceparent(traceparent) or Trace(new_trace_id(), new_span_id())
+    trace = parse_traceparent(traceparent) or _new_trace()
     if correlation_id is None or not _CORRELATION_ID.fullmatch(correlation_id):
         correlation_id = f"{trace.trace_id:032x}"
     return Context(correlation_id, trace)
@@ -90,6 +94,11 @@ def parse_traceparent(value: str | None) -> Trace | None:
         return None
     trace_id, span_id = int(match[1], 16), int(match[2], 16)
     return Trace(trace_id, span_id, bool(int(match[3], 16) & 1)) if trace_id and span_id else None
+
+
+def _new_trace() -> Trace:
+    random = os.urandom(24)  # one system call, not two: this is on the path of every request
+    return Trace(int.from_bytes(random[:16], "big") | 1, int.from_bytes(random[16:], "big") | 1)
 
 
 def new_trace_id() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from covey.clock import Clock
 from covey.http.edge import Edge, HttpOptions
@@ -65,14 +65,11 @@ def application(
         api.include_router(router)
     for name, value in {**(state or {}), "transactions": transactions}.items():
         setattr(api.state, name, value)
-    return Application(api, Edge(api, telemetry, options or HttpOptions(), clock))
+    return Application(api, Edge(Routes(api), telemetry, options or HttpOptions(), clock))
 
 
 class _Api(FastAPI):
-    """FastAPI without its own middleware: errors leave it as exceptions, which the edge answers."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        return Routes(self.router)
+    """FastAPI whose OpenAPI document knows the problem details."""
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()

@@ -19,7 +19,7 @@ from covey import context
 from covey.clock import Clock, SystemClock
 from covey.errors import DeadlineExceeded
 from covey.http import body, problems
-from covey.http.exchange import Exchange
+from covey.http.exchange import Exchange, tell
 from covey.telemetry.telemetry import Telemetry
 
 
@@ -45,6 +45,7 @@ class Edge:
         self._options = options
         self._clock = clock or SystemClock()
         self._active = 0
+        self._tell = telemetry.logs.channel(partial(tell, telemetry))
         self._requests = telemetry.metrics.counter(
             "http_requests_total", "Requests handled", ("method", "endpoint", "status")
         )
@@ -57,31 +58,34 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, as ASGI 3 defines it. No exception leaves, except after the answer has begun."""
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "websocket":
+        if scope["type"] != "http":
+            await self._pass(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        exchange = Exchange(scope, send, headers)
+        self._active += 1
+        try:
+            with context.use(exchange.context):
+                try:
+                    if b"content-length" in headers or b"transfer-encoding" in headers or scope["http_version"] == "2":
+                        receive = await self._with_body(headers, receive)
+                    if b"covey-timeout-ms" in headers:
+                        await self._in_time(headers[b"covey-timeout-ms"], exchange, receive)
+                    else:
+                        await self._app(scope, receive, exchange.send)
+                except Exception as error:  # here it becomes an answer
+                    await self._answer(exchange, error)
+        finally:
+            self._active -= 1
+            self._account(exchange)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a WebSocket through with its context, and the server's lifespan as it is."""
+        if scope["type"] == "websocket":
             with context.use(Exchange(scope, send, dict(scope["headers"])).context):
                 await self._app(scope, receive, send)
         else:
             await self._app(scope, receive, send)
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        exchange = Exchange(scope, send, headers)
-        self._active += 1
-        with context.use(exchange.context):
-            try:
-                if b"content-length" in headers or b"transfer-encoding" in headers or scope["http_version"] == "2":
-                    receive = await self._with_body(headers, receive)
-                if b"covey-timeout-ms" in headers:
-                    await self._in_time(headers[b"covey-timeout-ms"], exchange, receive)
-                else:
-                    await self._app(scope, receive, exchange.send)
-            except Exception as error:  # here it becomes an answer
-                await self._answer(exchange, error)
-            finally:
-                self._active -= 1
-                self._account(exchange)
 
     async def _with_body(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         options = self._options
@@ -120,8 +124,9 @@ class Edge:
         await exchange.refuse(problem)
 
     def _account(self, exchange: Exchange) -> None:
-        seconds = exchange.close()
-        self._requests.add((exchange.method, exchange.route, str(exchange.status)))
-        self._seconds.observe(seconds, (exchange.method, exchange.route))
-        if exchange.status >= 500 or exchange.route not in self._options.quiet:
-            self._telemetry.logs.put(partial(exchange.tell, self._telemetry))
+        seen = exchange.end()
+        duration_ns, method, route, status = seen[6], seen[7], seen[8], seen[11]
+        self._requests.add((method, route, str(status)))
+        self._seconds.observe(duration_ns / 1e9, (method, route))
+        if status >= 500 or route not in self._options.quiet:
+            self._tell(seen)

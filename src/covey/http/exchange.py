@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from starlette.types import Message, Scope, Send
 
@@ -14,7 +15,7 @@ from covey.http.routes import template_of
 from covey.telemetry.redaction import redact_text
 from covey.telemetry.rendering import Line
 from covey.telemetry.telemetry import Telemetry
-from covey.telemetry.tracing import Attribute
+from covey.telemetry.tracing import Attribute, Span
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """The methods that are told apart; whatever else a client invents is OTHER."""
@@ -29,8 +30,7 @@ class Exchange:
     """A request under way. `status` is 0 until the answer begins, `ended` until its last byte was sent."""
 
     __slots__ = (
-        "_send", "began_ns", "begun", "context", "ended", "error", "method", "parent_id", "route", "scope", "status",
-        "timeout",
+        "_send", "began_ns", "begun", "context", "ended", "error", "parent_id", "scope", "status", "timeout",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, send: Send, headers: dict[bytes, bytes]) -> None:
@@ -40,8 +40,6 @@ class Exchange:
         self.context, self.parent_id = _context(headers)
         self.status = 0
         self.ended = 0
-        self.route = ""
-        self.method = ""
         self.error: str | None = None
         self.timeout: asyncio.Timeout | None = None
         self._send = send
@@ -67,46 +65,66 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": content})
 
-    def close(self) -> float:
-        """Settle method, route and status, and return how many seconds it took to the last byte."""
-        method = self.scope["method"]
-        self.method = method if method in METHODS else "OTHER"
-        self.route = template_of(self.scope)
-        self.status = self.status or GONE
-        self.ended = self.ended or time.perf_counter_ns()
-        return (self.ended - self.begun) / 1e9
+    def end(self) -> Seen:
+        """Return what is to be told of the exchange, whichever way it has ended."""
+        scope, about, method = self.scope, self.context, self.scope["method"]
+        return (
+            about.correlation_id,
+            about.trace.trace_id,
+            about.trace.span_id,
+            self.parent_id,
+            about.trace.sampled,
+            self.began_ns,
+            (self.ended or time.perf_counter_ns()) - self.begun,
+            method if method in METHODS else "OTHER",
+            template_of(scope),
+            scope["path"],
+            scope["scheme"],
+            self.status or GONE,
+            self.error,
+        )
 
-    def tell(self, telemetry: Telemetry) -> Line | None:
-        """Record the server span and return the access log line. Runs in the thread of the logs."""
-        path = redact_text(self.scope["path"][:_MOST_PATH])
-        duration_ns = self.ended - self.begun
+
+Seen = tuple[str, int, int, int, bool, int, int, str, str, str, str, int, str | None]
+"""An exchange that is over, as a plain tuple of plain values, which the garbage collector need not look into."""
+
+
+def tell(telemetry: Telemetry, seen: Seen) -> Line | None:
+    """Record the server span and return the access log line. Runs in the thread of the logs."""
+    (
+        correlation_id, trace_id, span_id, parent_id, sampled, began_ns, duration_ns, method, route, path, scheme,
+        status, error,
+    ) = seen  # fmt: skip
+    path = redact_text(path[:_MOST_PATH])
+    if sampled:
         attributes: dict[str, Attribute] = {
-            "http.request.method": self.method,
-            "http.route": self.route,
-            "http.response.status_code": self.status,
-            "url.scheme": self.scope["scheme"],
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "url.scheme": scheme,
             "url.path": path,
         }
-        telemetry.tracer.record(
-            f"{self.method} {self.route}",
-            "server",
-            self.context.trace,
-            self.parent_id,
-            self.began_ns,
-            self.began_ns + duration_ns,
-            attributes,
-            self.error or (str(self.status) if self.status >= 500 else None),
+        failure = error or (str(status) if status >= 500 else None)
+        name, ended_ns = f"{method} {route}", began_ns + duration_ns
+        telemetry.tracer.put(
+            Span(name, "server", trace_id, span_id, parent_id, began_ns, ended_ns, attributes, failure)
         )
-        if not telemetry.access_log:
-            return None
-        said = {
-            "method": self.method,
-            "path": path,
-            "route": self.route,
-            "status": self.status,
-            "duration_ms": round(duration_ns / 1e6, 3),
-        }
-        return telemetry.logs.line(self.began_ns, "info", "request", self.context, said)
+    if not telemetry.access_log:
+        return None
+    return {
+        "timestamp": datetime.fromtimestamp(began_ns / 1e9, UTC),
+        "level": "info",
+        "event": "request",
+        "service": telemetry.service,
+        "correlation_id": correlation_id,
+        "trace_id": f"{trace_id:032x}",
+        "span_id": f"{span_id:016x}",
+        "method": method,
+        "path": path,
+        "route": route,
+        "status": status,
+        "duration_ms": duration_ns / 1e6,
+    }
 
 
 def _context(headers: dict[bytes, bytes]) -> tuple[context.Context, int]:

@@ -8,23 +8,26 @@ everything behind the match is FastAPI's own. What is no plain route (mounts, We
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi.routing import APIRoute, APIRouter, RouteContext, iter_route_contexts
+from fastapi import FastAPI
+from fastapi.params import Form
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
-
-Scope = MutableMapping[str, Any]
-App = Callable[..., Awaitable[None]]
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 UNMATCHED = "unmatched"
 """The one label under which all requests are counted that no route matches."""
 
 _TEMPLATE = "covey.route"
+_NO_HANDLERS: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
+_NO_FILES = AsyncExitStack()
+"""FastAPI asks for a stack on which uploaded files are closed; only routes that take forms use theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +36,37 @@ class _Route:
     pattern: re.Pattern[str]
     converters: dict[str, Any]
     methods: frozenset[str]
-    app: App
+    app: ASGIApp
     original: APIRoute
     endpoint: Callable[..., Any]
+    takes_form: bool
 
 
 class Routes:
-    """An ASGI application that hands a request to the first route of `router` that matches path and method."""
+    """An ASGI application that hands a request to the first route of `api` that matches path and method.
 
-    def __init__(self, router: APIRouter) -> None:
-        self._router = router
+    It takes the place of FastAPI's middleware: errors leave it as exceptions.
+    """
+
+    def __init__(self, api: FastAPI) -> None:
+        self._api = api
         self._table: list[_Route | BaseRoute] = []
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle the request. Raises HTTPException 404 and 405, the latter with every method that the path knows."""
+        if scope["type"] == "lifespan":
+            await self._api(scope, receive, send)
+            return
+        scope["app"] = self._api
+        scope["starlette.exception_handlers"] = _NO_HANDLERS
         route = self._match(scope) if scope["type"] == "http" else None
+        if route is not None and not route.takes_form:
+            scope["fastapi_middleware_astack"] = _NO_FILES
+            await route.app(scope, receive, send)
+            return
         async with AsyncExitStack() as stack:
-            scope["fastapi_middleware_astack"] = stack  # where FastAPI closes uploaded files
-            await (route.app if route else self._router)(scope, receive, send)
+            scope["fastapi_middleware_astack"] = stack
+            await (route.app if route else self._api.router)(scope, receive, send)
 
     def _match(self, scope: Scope) -> _Route | None:
         """Return the route, or None when FastAPI's own router must look."""
@@ -70,7 +86,7 @@ class Routes:
         return None
 
     def _flatten(self) -> list[_Route | BaseRoute]:
-        self._table = [_flat(found) for found in iter_route_contexts(self._router.routes)]
+        self._table = [_flat(found) for found in iter_route_contexts(self._api.routes)]
         return self._table
 
 
@@ -113,4 +129,5 @@ def _flat(found: RouteContext) -> _Route | BaseRoute:
         app=found.app,
         original=original,
         endpoint=found.endpoint,
+        takes_form=found.body_field is not None and isinstance(found.body_field.field_info, Form),
     )

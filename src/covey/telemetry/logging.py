@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, NoReturn
 
 import structlog
@@ -27,8 +26,8 @@ from covey.telemetry.rendering import Line, json_line, pretty_line
 _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical"}
 _NO_FIELDS: Mapping[str, Any] = {}
 
-Later = Callable[[], Line | None]
-"""Makes the line when the thread comes to it; None writes nothing."""
+Render = Callable[[Any], Line | None]
+"""Makes a line of what was queued, when the thread comes to it; None writes nothing."""
 
 
 class LogPipeline:
@@ -38,10 +37,10 @@ class LogPipeline:
         self._service = service
         self._write = write
         self._render = pretty_line if pretty else json_line
-        self._background: Background[Later] = Background(
+        self._renders: list[Render] = [lambda said: self.line(*said)]
+        self._background: Background[tuple[Any, ...]] = Background(
             "covey-logs", self._write_lines, interval=0.05, batch=64, limit=65_536
         )
-        self.put = self._background.put
         self.flush = self._background.flush
         self._handler = _StandardHandler(self)
         self._root_level = logging.NOTSET
@@ -80,33 +79,45 @@ class LogPipeline:
         said = redact_items(fields)
         if error is not None:
             said["exception"] = describe(error)
-        self._background.put(partial(self.line, time.time_ns(), level, event, context.active(), said))
+        self._background.put((0, (time.time_ns(), level, redact_text(event), context.active(), said)))
 
-    def line(self, at_ns: int, level: str, event: str, about: context.Context | None, fields: dict[str, Any]) -> Line:
-        """Return a line; `fields` must be redacted already and cannot replace what every line has."""
+    def channel(self, render: Render) -> Callable[[Any], None]:
+        """Return a function that queues its argument, of which the thread has `render` make a line.
+
+        For what is told so often that nothing but a plain tuple may be left behind on its path.
+        """
+        number, put = len(self._renders), self._background.put
+        self._renders.append(render)
+        return lambda said: put((number, said))
+
+    def line(
+        self, at_ns: int, level: str, event: str, about: context.Context | None, fields: Mapping[str, Any]
+    ) -> Line:
+        """Return a line; `event` and `fields` must be redacted already and cannot replace what every line has."""
         line: dict[str, Any] = {
             "timestamp": datetime.fromtimestamp(at_ns / 1e9, UTC),
             "level": level,
-            "event": redact_text(event),
+            "event": event,
             "service": self._service,
         }
         if about is not None:
             line["correlation_id"] = about.correlation_id
             line["trace_id"] = f"{about.trace.trace_id:032x}"
             line["span_id"] = f"{about.trace.span_id:016x}"
-        return {**fields, **line} if fields.keys() & line.keys() else {**line, **fields}
+        whole = {**line, **fields}
+        return whole if len(whole) == len(line) + len(fields) else {**whole, **line}
 
     def _capture(self, logger: object, method: str, fields: MutableMapping[str, Any]) -> NoReturn:
         event, error = str(fields.pop("event", "")), _error(fields.pop("exc_info", None))
         self.log(_LEVELS.get(method, method), event, fields, error)
         raise structlog.DropEvent
 
-    def _write_lines(self, entries: list[Later]) -> None:
-        self._write(b"".join([self._rendered(later) for later in entries]))
+    def _write_lines(self, entries: list[tuple[Any, ...]]) -> None:
+        self._write(b"".join([self._rendered(number, said) for number, said in entries]))
 
-    def _rendered(self, later: Later) -> bytes:
+    def _rendered(self, number: int, said: Any) -> bytes:
         try:
-            line = later()
+            line = self._renders[number](said)
             return b"" if line is None else self._render(line)
         except Exception as error:  # one unwritable value must not take its neighbours with it
             return self._render({"level": "error", "event": "unwritable log line", "error": type(error).__name__})

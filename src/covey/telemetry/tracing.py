@@ -63,7 +63,8 @@ class Tracer:
 
     def __init__(self, export: Callable[[Span], None] | None = None, keep: int = 1024) -> None:
         self.recent: deque[Span] = deque(maxlen=keep)
-        self._export = export or self.recent.append
+        self.put = export or self.recent.append
+        """Takes a span that has ended, whatever its trace's sampled flag says."""
 
     @contextmanager
     def span(self, name: str, kind: Kind = "internal", attributes: Attributes = _NONE) -> Iterator[OpenSpan]:
@@ -102,6 +103,4 @@ class Tracer:
         `attributes` is kept, not copied: do not change it afterwards.
         """
         if trace.sampled:
-            self._export(
-                Span(name, kind, trace.trace_id, trace.span_id, parent_id, start_ns, end_ns, attributes, error)
-            )
+            self.put(Span(name, kind, trace.trace_id, trace.span_id, parent_id, start_ns, end_ns, attributes, error))
