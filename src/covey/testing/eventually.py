@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from inspect import isawaitable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -14,8 +14,14 @@ _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
+@overload
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]],
+    condition: Callable[[], Coroutine[Any, Any, T]], within: timedelta = ..., *, because: str = ...
+) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], within: timedelta = ..., *, because: str = ...) -> T: ...
+async def eventually(
+    condition: Callable[[], T | Coroutine[Any, Any, T]],
     within: timedelta = timedelta(seconds=10),
     *,
     because: str = "",
