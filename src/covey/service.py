@@ -20,7 +20,7 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import structlog
 import uvicorn
@@ -78,18 +78,19 @@ class Service(Generic[S]):
     them, and closes everything at the end.
     """
 
+    @overload
     def __init__(
-        self,
-        name: str,
-        parts: Parts | Compose[S],
-        *,
-        settings: type[S] | None = None,
-        version: str = "0.1.0",
-    ) -> None:
+        self: Service[ServiceSettings], name: str, parts: Parts | Compose[ServiceSettings], *, version: str = ...
+    ) -> None: ...
+
+    @overload
+    def __init__(self, name: str, parts: Parts | Compose[S], *, settings: type[S], version: str = ...) -> None: ...
+
+    def __init__(self, name: str, parts: Any, *, settings: Any = ServiceSettings, version: str = "0.1.0") -> None:
         self.name = name
         self.version = version
-        self._parts = parts
-        self._settings: Any = settings or ServiceSettings
+        self._parts: Parts | Compose[S] = parts
+        self._settings: type[S] = settings
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT. Exits with 0 after a graceful end, with 1 and one line when it cannot start."""
@@ -108,11 +109,12 @@ class Service(Generic[S]):
         async with AsyncExitStack() as stack:
             telemetry = stack.enter_context(Telemetry.open(self._telemetry_options(settings)))
             database = await stack.enter_async_context(Database.open(settings.database_url, _pool(self.name, settings)))
-            connected = broker or await stack.enter_async_context(_nats(settings))
+            if broker is None:
+                broker = await stack.enter_async_context(_nats(settings))
             parts = await stack.enter_async_context(self._open_parts(settings))
             engine = SagaEngine(self.name, parts.sagas, telemetry)
             messaging = Messaging(
-                self.name, database, connected, [*parts.messages, engine.router()], telemetry, options=parts.messaging
+                self.name, database, broker, [*parts.messages, engine.router()], telemetry, options=parts.messaging
             )
             if parts.sagas:
                 messaging.add_role("saga timers", SagaTimers(messaging.transactions, messaging.wake).run)
