@@ -21,6 +21,7 @@
         ├── ConfigurationError   a setting is missing or contradicts another
         ├── DefinitionError      a saga, router or message was declared wrongly
         ├── QueryFailed          PostgreSQL refused a statement
+        │   └── TransactionAborted   an earlier statement had failed, and its error was caught
         ├── HistoryLost          the broker no longer holds messages that we have not read
         └── Fenced               another owner has taken over; this one must stop
 
@@ -137,6 +138,10 @@ class DefinitionError(Defect):
 
 class QueryFailed(Defect):
     """PostgreSQL refused a statement: bad SQL, a missing table, a value that does not fit."""
+
+
+class TransactionAborted(QueryFailed):
+    """A statement came after one that had failed in the same transaction, so whoever ran this one is not to blame."""
 
 
 class HistoryLost(Defect):

@@ -14,6 +14,7 @@ from covey.errors import (
     DatabaseUnavailable,
     Fenced,
     QueryFailed,
+    TransactionAborted,
 )
 
 FENCED = "CV001"
@@ -22,6 +23,7 @@ _CONTENTION = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
+    asyncpg.InvalidCachedStatementError,  # a migration changed what a statement returns: the next try prepares it anew
 )
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
@@ -30,6 +32,7 @@ _UNAVAILABLE = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,  # a primary that has just become a standby
     asyncpg.InternalClientError,
     asyncpg.InterfaceError,
     OSError,
@@ -45,6 +48,8 @@ def translate(error: BaseException) -> CoveyError | None:
         return ConstraintViolated(f"{error} ({error.detail})" if error.detail else str(error), error.constraint_name)
     if isinstance(error, _CONTENTION):
         return Contention(f"PostgreSQL: {error}")
+    if isinstance(error, asyncpg.InFailedSQLTransactionError):
+        return TransactionAborted(f"PostgreSQL: {error}")
     if isinstance(error, asyncpg.InterfaceError) and not _connection_is_gone(error):
         return QueryFailed(f"asyncpg: {error}")
     if isinstance(error, _UNAVAILABLE):

@@ -28,13 +28,17 @@ ENGINE_CONNECTIONS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
-    """How a process uses its database. Spans are enforced by PostgreSQL, except the wait for a connection."""
+    """How a process uses its database. Spans are enforced by PostgreSQL, except the wait for a connection.
+
+    `network_grace` is how long after `statement_timeout` an answer may still come: past it the server is not there.
+    """
 
     size: int = 10
     wait: timedelta = timedelta(seconds=2)
     statement_timeout: timedelta = timedelta(seconds=10)
     idle_in_transaction_timeout: timedelta = timedelta(seconds=10)
     connect_timeout: timedelta = timedelta(seconds=5)
+    network_grace: timedelta = timedelta(seconds=5)
     application: str = "covey"
 
 
@@ -68,6 +72,7 @@ class Database:
                 reset=_keep_session,
                 max_inactive_connection_lifetime=300,
                 timeout=options.connect_timeout.total_seconds(),
+                command_timeout=_command_seconds(options),
                 server_settings=_server_settings(options),
             )
         database = cls(url, options, pool)
@@ -79,7 +84,7 @@ class Database:
 
     def acquire(self) -> Acquired:
         """Borrow a connection, as a block. Raises PoolExhausted after the wait, DatabaseUnavailable."""
-        return Acquired(self._pool, self._options.wait.total_seconds())
+        return Acquired(self._pool, self._options.size, self._options.wait.total_seconds())
 
     async def connect(self, **server_settings: str) -> Connection:
         """Open a connection of one's own, outside the pool. The caller closes it."""
@@ -87,6 +92,7 @@ class Database:
             return await asyncpg.connect(
                 self._url,
                 timeout=self._options.connect_timeout.total_seconds(),
+                command_timeout=_command_seconds(self._options),
                 server_settings=_server_settings(self._options) | server_settings,
             )
 
@@ -116,10 +122,11 @@ class Database:
 class Acquired:
     """A borrowed connection; a class, because this is on the path of every request."""
 
-    __slots__ = ("_connection", "_pool", "_wait")
+    __slots__ = ("_connection", "_pool", "_size", "_wait")
 
-    def __init__(self, pool: Any, wait: float) -> None:
+    def __init__(self, pool: Any, size: int, wait: float) -> None:
         self._pool = pool
+        self._size = size
         self._wait = wait
         self._connection: Connection = None
 
@@ -128,7 +135,7 @@ class Acquired:
             with translated():
                 self._connection = await self._pool.acquire(timeout=self._wait)
         except DatabaseUnavailable as error:
-            if isinstance(error.__cause__, TimeoutError) and self._pool.get_idle_size() == 0:
+            if isinstance(error.__cause__, TimeoutError) and self._in_use() >= self._size:
                 raise PoolExhausted(
                     f"no database connection became free within {self._wait:g} s", timedelta(seconds=1)
                 ) from error
@@ -141,6 +148,17 @@ class Acquired:
         with translated():
             await self._pool.release(self._connection)
 
+    def _in_use(self) -> int:
+        return int(self._pool.get_size() - self._pool.get_idle_size())
+
+
+def is_lost(connection: Connection) -> bool:
+    """Tell whether a connection is gone; asyncpg takes a pooled one back by itself when it loses it."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
+
 
 async def _keep_session(connection: Connection) -> None:
     """Reset nothing; see the module's docstring for why that is safe."""
@@ -151,8 +169,14 @@ def _server_settings(options: PoolOptions) -> dict[str, str]:
         "application_name": options.application,
         "statement_timeout": str(_milliseconds(options.statement_timeout)),
         "idle_in_transaction_session_timeout": str(_milliseconds(options.idle_in_transaction_timeout)),
+        "default_transaction_isolation": "read committed",  # what the queues' statements are written for
         "jit": "off",
     }
+
+
+def _command_seconds(options: PoolOptions) -> float:
+    """Return when this side gives a statement up: without it a connection to a machine that vanished waits for ever."""
+    return (options.statement_timeout + options.network_grace).total_seconds()
 
 
 def _milliseconds(span: timedelta) -> int:

@@ -1,8 +1,8 @@
 """Stop work at each point at which it waits: the places where a cancellation, a timeout or a crash can hit it.
 
-    async for point in every_interruption(lambda: place_order(work)):
-        assert await nothing_is_left()                 # after each of them
-    assert point.completed                             # the last run was not interrupted
+async for point in every_interruption(lambda: place_order(work)):
+    assert await nothing_is_left()                 # after each of them
+assert point.completed                             # the last run was not interrupted
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from covey.message import Command, Envelope, Event, Message, stream_of
 MAX_BODY_BYTES = 900_000
 MAX_KEYS = 1_000
 MAX_KEY_LENGTH = 500
-MAX_HEADERS_LENGTH = 8_000
+MAX_HEADERS_BYTES = 8_000
 
 _PUBLISH = "SELECT covey.publish($1, $2, $3, $4, $5, $6, $7, $8)"
 
@@ -41,8 +41,13 @@ class Outgoing:
     def add(self, message: Message, headers: dict[str, str] | None) -> UUID:
         """Wrap a message and keep it; return its id."""
         envelope = wrap(message, self._service, self._clock.now(), headers)
-        self.envelopes.append(envelope)
+        self.keep(envelope)
         return envelope.id
+
+    def keep(self, envelope: Envelope) -> None:
+        """Keep an envelope. Raises TooLarge here and now: one that no broker takes would stop its stream for ever."""
+        _require_size(envelope)
+        self.envelopes.append(envelope)
 
 
 def wrap(message: Message, service: str, at: datetime, headers: dict[str, str] | None = None) -> Envelope:
@@ -57,27 +62,33 @@ def wrap(message: Message, service: str, at: datetime, headers: dict[str, str] |
             " an event tells what happened in its own service; to ask another one for something, send a Command"
         )
     body = message.__pydantic_serializer__.to_json(message)
-    if len(body) > MAX_BODY_BYTES:
-        raise TooLarge(
-            f"{kind.message_type} has {len(body):,} bytes, {MAX_BODY_BYTES:,} are allowed: publish a reference"
-        )
-    key = message.key
-    all_headers = context_headers() | (headers or {})
-    if len(key) > MAX_KEY_LENGTH or sum(len(k) + len(v) for k, v in all_headers.items()) > MAX_HEADERS_LENGTH:
-        raise TooLarge(
-            f"{kind.message_type}: a key may have {MAX_KEY_LENGTH} characters, headers {MAX_HEADERS_LENGTH:,} together"
-        )
     return Envelope(
         id=new_id(),
         type=kind.message_type,
-        key=key,
+        key=message.key,
         source=service,
         time=at,
         body=body,
         kind="command" if isinstance(message, Command) else "event",
         stream=stream,
-        headers=all_headers,
+        headers=context_headers() | (headers or {}),
     )
+
+
+def _require_size(envelope: Envelope) -> None:
+    """Headers are counted in UTF-8, of which each byte may become three on the way; brokers take 64 KB of them."""
+    if len(envelope.body) > MAX_BODY_BYTES:
+        raise TooLarge(
+            f"{envelope.type} has {len(envelope.body):,} bytes, {MAX_BODY_BYTES:,} are allowed: send a reference"
+        )
+    if len(envelope.key) > MAX_KEY_LENGTH:
+        raise TooLarge(f"{envelope.type}: a key may have {MAX_KEY_LENGTH} characters, not {len(envelope.key):,}")
+    if sum(_bytes(name) + _bytes(value) for name, value in envelope.headers.items()) > MAX_HEADERS_BYTES:
+        raise TooLarge(f"{envelope.type}: its headers may have {MAX_HEADERS_BYTES:,} bytes together")
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def context_headers() -> dict[str, str]:

@@ -10,24 +10,27 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
 from covey.clock import Clock, SystemClock
 from covey.database.errors import translated
-from covey.database.pool import Acquired, Connection, Database
+from covey.database.pool import Acquired, Connection, Database, is_lost
 from covey.errors import DatabaseUnavailable, DefinitionError, QueryFailed
 from covey.message import Envelope, Message
 from covey.work.outbox import Outgoing, insert_messages
 
 T = TypeVar("T")
 
-# Their effect would outlive the transaction on a connection that nobody resets (see covey.database.pool).
+# Their effect would outlive the transaction on a connection that nobody resets (see covey.database.pool), or end it.
 _OUTLIVES = re.compile(
-    r"\s*(?:SET\s+(?!LOCAL\b|CONSTRAINTS\b|TRANSACTION\b)|LISTEN\b|PREPARE\b|DECLARE\b.*\bWITH\s+HOLD\b|LOAD\b|RESET\b|DISCARD\b"
-    r"|BEGIN\b|START\b|COMMIT\b|END\b|ROLLBACK\s*(?:;|$)|ABORT\b"
-    r"|CREATE\s+(?:GLOBAL\s+|LOCAL\s+)?TEMP|SELECT\s+(?:pg_catalog\.)?pg_(?:try_)?advisory_lock)",
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:"
+    r"SET\s+(?!LOCAL\b|CONSTRAINTS\b|TRANSACTION\b)|RESET\b|DISCARD\b|LOAD\b|(?:UN)?LISTEN\b|PREPARE\b|DEALLOCATE\b"
+    r"|DECLARE\b.*\bWITH\s+HOLD\b|CREATE\s+(?:GLOBAL\s+|LOCAL\s+)?TEMP(?!.*\bON\s+COMMIT\s+DROP\b)"
+    r"|BEGIN\b|START\b|COMMIT\b|END\b|ABORT\b|ROLLBACK\b(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b))"
+    r"|.*\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(|.*\bset_config\s*\([^()]*,\s*false\s*\)",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -43,6 +46,7 @@ class Work:
         "_connect",
         "_connection",
         "_deferred",
+        "_opening",
         "_outgoing",
         "clock",
         "enqueued",
@@ -62,6 +66,7 @@ class Work:
         self.clock = clock
         self._connection = connection
         self._connect = connect
+        self._opening = False
         self._outgoing = Outgoing(service, clock)
         self._deferred: dict[str, list[tuple[Any, ...]]] = {}
         self.state: dict[Any, Any] = {}
@@ -70,29 +75,29 @@ class Work:
 
     async def execute(self, sql: str, *args: Any) -> str:
         """Run a statement and return PostgreSQL's tag for it, such as `UPDATE 3`."""
-        connection = self._connection or await self._open()
         _refuse_lasting(sql)
+        connection = self._connection or await self._open()
         with translated():
             return str(await connection.execute(sql, *args))
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Run a query and return its rows, readable by name and by position."""
-        connection = self._connection or await self._open()
         _refuse_lasting(sql)
+        connection = self._connection or await self._open()
         with translated():
             return list(await connection.fetch(sql, *args))
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """Run a query and return its first row, or None."""
-        connection = self._connection or await self._open()
         _refuse_lasting(sql)
+        connection = self._connection or await self._open()
         with translated():
             return await connection.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """Run a query and return the first value of its first row, or None."""
-        connection = self._connection or await self._open()
         _refuse_lasting(sql)
+        connection = self._connection or await self._open()
         with translated():
             return await connection.fetchval(sql, *args)
 
@@ -115,8 +120,8 @@ class Work:
         return self._outgoing.add(message, headers)
 
     def send(self, envelope: Envelope) -> None:
-        """Publish an envelope as it is; for replies and for messages that are made elsewhere."""
-        self._outgoing.envelopes.append(envelope)
+        """Publish an envelope as it is; for replies and for messages that are made elsewhere. Raises TooLarge."""
+        self._outgoing.keep(envelope)
 
     async def flush(self) -> None:
         """Write deferred statements and messages. Called at the end; lock no rows after it (see covey.work.outbox)."""
@@ -138,7 +143,13 @@ class Work:
     async def _open(self) -> Connection:
         """Begin the transaction, now that there is something to do in it."""
         assert self._connect is not None, "a Work without a connection was made with a way to get one"
-        self._connection = await self._connect()
+        if self._opening:
+            raise DefinitionError("a Work runs one statement at a time: await each before the next, without gather()")
+        self._opening = True
+        try:
+            self._connection = await self._connect()
+        finally:
+            self._opening = False
         return self._connection
 
 
@@ -177,7 +188,7 @@ class Transactions:
         if not connection.is_in_transaction():
             raise DefinitionError(
                 "joined() needs a connection with an open transaction, or messages would be written without their"
-                " effect: begin one first (with SQLAlchemy: run a statement, or `await session.connection()`)"
+                " effect: begin one first (SQLAlchemy begins it with the first statement: `await session.flush()`)"
             )
         work = Work(connection, self.service, self.clock)
         yield work
@@ -192,11 +203,12 @@ class Transactions:
 class Begun:
     """A transaction as a block; a class, because this is on the path of every request."""
 
-    __slots__ = ("_acquired", "_connection", "_transactions", "_work")
+    __slots__ = ("_acquired", "_connection", "_over", "_transactions", "_work")
 
     def __init__(self, transactions: Transactions, acquired: Acquired) -> None:
         self._transactions = transactions
         self._acquired = acquired
+        self._over = False
 
     async def __aenter__(self) -> Work:
         self._connection: Connection | None = None
@@ -206,27 +218,37 @@ class Begun:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        committed = False
         try:
             if error is None:
                 await self._work.flush()
                 if self._connection is not None:
                     await commit(self._connection)
+                committed = True
         finally:
-            await self._release()
+            self._over = True
+            await self._release(committed)
         if error is None:
             self._transactions.committed(self._work)
 
     async def _begin(self) -> Connection:
-        connection = await self._acquired.__aenter__()
-        self._connection = connection
-        await begin(connection)
-        return connection
+        self._connection = await self._acquired.__aenter__()
+        try:
+            if self._over:
+                raise DefinitionError("the block that this Work belongs to has ended: await everything inside it")
+            await begin(self._connection)
+        except BaseException:
+            await self._release(committed=False)
+            raise
+        return self._connection
 
-    async def _release(self) -> None:
+    async def _release(self, committed: bool) -> None:
         """Give the connection back, without a transaction on it whatever has happened."""
-        if self._connection is not None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
             try:
-                await roll_back(self._connection)
+                if not committed:
+                    await roll_back(connection)
             finally:
                 await self._acquired.__aexit__(None, None, None)
 
@@ -239,6 +261,8 @@ async def begin(connection: Connection) -> None:
 
 async def commit(connection: Connection) -> None:
     """Commit, and make sure that it was one: PostgreSQL answers COMMIT of a failed transaction with ROLLBACK."""
+    if not is_lost(connection) and not connection.is_in_transaction():
+        raise QueryFailed("the transaction was ended by a statement inside it: nobody knows what of it has happened")
     with translated():
         tag = await connection.execute("COMMIT")
     if tag != "COMMIT":
@@ -249,22 +273,35 @@ async def commit(connection: Connection) -> None:
 
 
 async def roll_back(connection: Connection) -> None:
-    """End the transaction without effect. If even that fails the connection is cut, so that no lock survives."""
-    if connection.is_closed() or not connection.is_in_transaction():
+    """End the transaction without effect. If even that fails the connection is cut, so that no lock survives.
+
+    It asks PostgreSQL in any case: after a cancelled statement asyncpg does not know yet whether there is one.
+    """
+    if is_lost(connection):
         return
     try:
         with translated():
             await connection.execute("ROLLBACK")
     except (DatabaseUnavailable, QueryFailed):
-        connection.terminate()
+        _cut(connection)
     except BaseException:
-        connection.terminate()
+        _cut(connection)
         raise
 
 
+def _cut(connection: Connection) -> None:
+    if not is_lost(connection):
+        connection.terminate()
+
+
 def _refuse_lasting(sql: str) -> None:
-    if _OUTLIVES.match(sql):
+    if _is_lasting(sql):
         raise DefinitionError(
-            f"{sql.split(None, 1)[0].upper()} would outlive this transaction or end it, and is not allowed in a Work:"
-            " use SET LOCAL, pg_advisory_xact_lock and the like"
+            f"a statement that outlives its transaction or ends it is not allowed in a Work: {sql.strip()[:80]!r};"
+            " use SET LOCAL, set_config(…, true), pg_advisory_xact_lock and the like"
         )
+
+
+@lru_cache(maxsize=4096)  # the texts of a program's statements, looked at once each
+def _is_lasting(sql: str) -> bool:
+    return _OUTLIVES.match(sql) is not None

@@ -1,0 +1,154 @@
+"""The pool: bounded in every direction, and ready again when the database is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from covey.database.administration import drop_database
+from covey.database.pool import Database, PoolOptions
+from covey.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted
+from covey.local.engines.embedded import Engines
+from covey.work.unit_of_work import Transactions
+
+
+class Cable:
+    """A connection to the database that can be made to lose everything without saying so."""
+
+    def __init__(self, url: str) -> None:
+        self.cut = asyncio.Event()
+        self._target = urlsplit(url)
+        self.url = ""
+
+    @asynccontextmanager
+    async def plugged(self) -> AsyncIterator[Cable]:
+        tasks: list[asyncio.Task[None]] = []
+        writers: list[asyncio.StreamWriter] = []
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            if self.cut.is_set():
+                return  # nobody answers; the connection stays open
+            there, thither = await asyncio.open_connection(self._target.hostname, self._target.port)
+            writers.append(thither)
+            tasks.append(asyncio.create_task(self._pass_on(reader, thither)))
+            tasks.append(asyncio.create_task(self._pass_on(there, writer)))
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        host = self._target.netloc.rpartition("@")[0] + f"@127.0.0.1:{port}"
+        self.url = urlunsplit(self._target._replace(netloc=host))
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in writers:
+                writer.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            if self.cut.is_set():
+                await asyncio.Event().wait()
+            writer.write(data)
+        writer.close()
+
+
+async def test_a_database_that_falls_silent_costs_a_statement_its_time_and_no_more(database_url: str) -> None:
+    loop = asyncio.get_running_loop()
+    options = PoolOptions(statement_timeout=timedelta(milliseconds=200), network_grace=timedelta(milliseconds=200))
+    async with (
+        asyncio.timeout(20),
+        Cable(database_url).plugged() as cable,
+        Database.open(cable.url, options) as database,
+    ):
+        transactions = Transactions(database, "shop")
+        begun = loop.time()
+        with pytest.raises(DatabaseUnavailable):
+            async with transactions.begin() as work:
+                await work.fetchval("SELECT 1")
+                cable.cut.set()
+                await work.fetchval("SELECT 2")
+
+    assert loop.time() - begun < 5
+
+
+async def test_a_pool_that_cannot_connect_is_not_called_exhausted(database_url: str) -> None:
+    options = PoolOptions(size=4, wait=timedelta(milliseconds=200), connect_timeout=timedelta(milliseconds=300))
+    async with Cable(database_url).plugged() as cable, Database.open(cable.url, options) as database:
+        transactions = Transactions(database, "shop")
+        async with transactions.begin() as one, transactions.begin() as two:
+            await one.fetchval("SELECT 1")
+            await two.fetchval("SELECT 1")
+            cable.cut.set()
+            with pytest.raises(DatabaseUnavailable) as caught:
+                async with transactions.begin() as three:
+                    await three.fetchval("SELECT 1")
+            cable.cut.clear()
+
+    assert not isinstance(caught.value, PoolExhausted)
+
+
+async def test_a_database_that_is_not_there_is_unavailable_and_no_vendor_error(
+    covey_engines: Engines, database_url: str
+) -> None:
+    parts = urlsplit(database_url)
+    for url in (
+        urlunsplit(parts._replace(path="/nowhere")),
+        urlunsplit(parts._replace(netloc=f"{parts.username}:wrong@{parts.hostname}:{parts.port}")),
+        urlunsplit(parts._replace(netloc=f"{parts.username}:x@127.0.0.1:1")),
+    ):
+        with pytest.raises(DatabaseUnavailable):
+            async with Database.open(url):
+                pytest.fail("there is nothing to open")
+
+
+async def test_a_pool_larger_than_the_server_grants_is_refused_at_start(database_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="POOL_SIZE"):
+        async with Database.open(database_url, PoolOptions(size=500)):
+            pytest.fail("it would fail under load")
+
+
+async def test_readiness_tells_when_the_database_is_gone(covey_engines: Engines, database_url: str) -> None:
+    async with Database.open(database_url) as database:
+        await database.check()
+        await drop_database(covey_engines.postgres_url, database_url)
+
+        with pytest.raises(DatabaseUnavailable):
+            for _ in range(3):
+                await database.check()
+
+
+async def test_a_session_that_stops_inside_a_transaction_is_ended_by_the_server(database_url: str) -> None:
+    """A process stopped by SIGSTOP must not keep its locks for ever (H9)."""
+    options = PoolOptions(idle_in_transaction_timeout=timedelta(milliseconds=100))
+    async with Database.open(database_url, options) as stopped, Database.open(database_url) as other:
+        holding = Transactions(stopped, "shop").begin()
+        work = await holding.__aenter__()
+        await work.fetchval("SELECT pg_advisory_xact_lock(1)")
+
+        async with Transactions(other, "shop").begin() as waiting:
+            await waiting.fetchval("SELECT pg_advisory_xact_lock(1)")
+
+        with pytest.raises(DatabaseUnavailable):
+            await holding.__aexit__(None, None, None)
+
+
+async def test_transactions_are_read_committed_whatever_the_database_prefers(
+    covey_engines: Engines, database_url: str
+) -> None:
+    async with Database.open(database_url) as database, database.acquire() as connection:
+        await connection.execute(
+            f'ALTER DATABASE "{urlsplit(database_url).path[1:]}" SET default_transaction_isolation TO serializable'
+        )
+    async with Database.open(database_url) as database:
+        async with Transactions(database, "shop").begin() as work:
+            assert await work.fetchval("SHOW transaction_isolation") == "read committed"
