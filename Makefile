@@ -7,7 +7,6 @@ RUN := $(VENV)/bin/python
 UV := PYTHON=$(PYTHON) .ci/uv
 SERVICES := $(wildcard services/*/pyproject.toml)
 READY := $(VENV)/.ready
-CODE := src services shop tests bench examples conftest.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint format crash-test crash-points safeguards bench lock clean
@@ -25,14 +24,14 @@ test: $(READY) ## Every test that is quick; ARGS="tests/local -k restart" for so
 	$(RUN) -m pytest -m "not slow and not bench" $(ARGS)
 
 lint: $(READY) ## Formatting, lint, types and layers
-	$(VENV)/bin/ruff format --check $(CODE)
-	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
 format: $(READY) ## Format the code and mend what lint can mend
-	$(VENV)/bin/ruff format $(CODE)
-	$(VENV)/bin/ruff check --fix $(CODE)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
 
 crash-test: $(READY) ## Kill a process at every point of an order, and audit; takes long
 	$(RUN) -m tests.crash

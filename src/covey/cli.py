@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,9 @@ def main() -> None:
     """Run the command line; a CoveyError becomes one message on standard error."""
     try:
         app()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains when it flushes at exit
+        sys.exit(1)
     except CoveyError as error:
         print(f"covey: {error}", file=sys.stderr)  # noqa: T201 - a command line prints
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
@@ -61,7 +65,7 @@ def up(
         if name not in system.services:
             raise typer.BadParameter(f"{name!r} is no service of {system.name}: {', '.join(system.services)}")
     options = UpOptions(without=without or [], replicas=counts)
-    asyncio.run(Foreground(_root(), options, _say, colours=_colours()).run())
+    asyncio.run(Foreground(_root(), options, _say_if_heard, colours=_colours()).run())
 
 
 @app.command(epilog="Example: covey down")
@@ -120,10 +124,13 @@ def migrate(as_json: AsJson = False) -> None:
 
 
 def _found_status() -> SystemStatus:
-    from covey.local.status import SystemStatus, read_status
+    from covey.local.status import SystemStatus, asked, read_status
     from covey.local.system import read_system
 
-    return read_status(_state()) or SystemStatus(name=read_system(_root()).name, supervisor=None, units=[])
+    written = read_status(_state())
+    if written is None:
+        return SystemStatus(name=read_system(_root()).name, supervisor=None, units=[])
+    return asyncio.run(asked(written))
 
 
 def _root() -> Path:
@@ -145,6 +152,12 @@ def _count(text: str) -> tuple[str, int]:
 
 def _colours() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _say_if_heard(text: str) -> None:
+    """Print, unless the terminal is gone: a system that nobody watches is still to be kept up and stopped in order."""
+    with suppress(OSError):
+        _say(text)
 
 
 def _say(text: str) -> None:

@@ -159,3 +159,13 @@ def test_a_database_that_newer_code_has_migrated_is_left_alone(
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(DatabaseUnavailable):
         migrate("postgresql://nobody:x@127.0.0.1:1/none", None)
+
+
+@pytest.mark.parametrize("service", ["order", "inventory", "payment"])
+def test_no_running_service_imports_what_migrates(service: str) -> None:
+    tools = {"alembic", "sqlalchemy", "psycopg", "typer", "covey.local", "covey.database.migrations"}
+    command = f"import sys, {service}_service.main; print(*({tools!r} & set(sys.modules)))"
+
+    loaded = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
+
+    assert loaded.strip() == ""

@@ -60,7 +60,7 @@ class HttpService:
 
     async def obstacle(self) -> str | None:
         """Ask whether it is ready."""
-        return await _trouble(self.port, "/ready")
+        return await unanswered(self.port, "/ready")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class OtherProcess:
 
     async def obstacle(self) -> str | None:
         """Try to connect."""
-        return await _trouble(self.port, None)
+        return await unanswered(self.port, None)
 
 
 def _found(command: Sequence[str]) -> list[str]:
@@ -92,7 +92,7 @@ def _found(command: Sequence[str]) -> list[str]:
     return [path, *arguments]
 
 
-async def _trouble(port: int, path: str | None) -> str | None:
+async def unanswered(port: int, path: str | None) -> str | None:
     """Return why a port does not accept connections or, if a path is given, does not answer it with 200."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,7 +140,8 @@ class RunningSystem:
         return [self.units[member.name] for member in self._plan.members if member.name in self.units]
 
     def _changed(self, unit: Unit) -> None:
-        write_status(self._folder.path, self.system.name, self.units.values())
+        with suppress(OSError):  # a full disk must not end the supervision of what still runs
+            write_status(self._folder.path, self.system.name, self.units.values())
         self._options.announce(unit)
 
 

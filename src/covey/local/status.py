@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never
 from urllib.parse import urlsplit, urlunsplit
 
 from covey.local.launcher import write_atomically
+from covey.local.program import HttpService, OtherProcess, Program, unanswered
 from covey.local.state import supervisor_of
 from covey.local.unit import Starting, Stopped, Unit, UnitState, Up, Waiting
 
@@ -18,9 +20,10 @@ _FILE = "status.json"
 
 @dataclass(frozen=True, kw_only=True)
 class UnitStatus:
-    """One process. `url` is without a password; `state` is up, starting, waiting or stopped, and why."""
+    """One process. `url` is without a password; `state` is up, not ready, starting, waiting or stopped, and why."""
 
     name: str
+    kind: Literal["engine", "process", "service"]
     state: str
     url: str
     pid: int | None
@@ -59,16 +62,40 @@ def read_status(folder: Path) -> SystemStatus | None:
     return SystemStatus(name=known["name"], supervisor=supervisor, units=units)
 
 
+async def asked(status: SystemStatus) -> SystemStatus:
+    """Return the status as it is now: a service that is up may for the moment not be ready, and says why."""
+    return replace(status, units=list(await asyncio.gather(*(_asked(unit) for unit in status.units))))
+
+
+async def _asked(unit: UnitStatus) -> UnitStatus:
+    port = urlsplit(unit.url).port
+    if unit.kind != "service" or unit.state != "up" or port is None:
+        return unit
+    trouble = await unanswered(port, "/ready")
+    return unit if trouble is None else replace(unit, state="not ready", detail=trouble)
+
+
 def _status_of(unit: Unit) -> UnitStatus:
     state, detail = describe(unit.state)
     return UnitStatus(
         name=unit.name,
+        kind=_kind(unit.program),
         state=state,
         url=_without_password(unit.url),
         pid=unit.pid,
         restarts=unit.restarts,
         detail=detail,
     )
+
+
+def _kind(program: Program) -> Literal["engine", "process", "service"]:
+    match program:
+        case HttpService():
+            return "service"
+        case OtherProcess():
+            return "process"
+        case _:
+            return "engine"
 
 
 def describe(state: UnitState) -> tuple[str, str]:

@@ -64,7 +64,10 @@ class ServiceEntry(_Entry):
 
 
 class ProcessEntry(_Entry):
-    """A process that is no covey service: told `HOST` and `PORT`, and up when it accepts connections there."""
+    """A process that is no covey service: told `HOST` and `PORT`, and up when it accepts connections there.
+
+    `COVEY_DATA` names a folder of its own that outlives it, which it makes if it needs one.
+    """
 
     command: Annotated[str, StringConstraints(min_length=1)]
     path: str = "."

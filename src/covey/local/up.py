@@ -44,6 +44,7 @@ class Foreground:
 
     async def _hold_up(self) -> None:
         began = time.monotonic()
+        self._say("starting engines, databases and services")
         async with running_system(self._root, self._options) as running, asyncio.TaskGroup() as group:
             group.create_task(reload_on_change(running, self._say))
             await asyncio.sleep(0)  # it watches from here on, so that no change after the summary is missed
