@@ -31,7 +31,10 @@ class Sources:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """An order, the status of its saga, and how often each type of event was published about it."""
+    """An order, the status of its saga, and how often each type of event was published about it.
+
+    The outbox forgets after a week: `remembered` tells whether it still has all events about this order.
+    """
 
     id: UUID
     status: str
@@ -40,6 +43,7 @@ class Order:
     currency: str
     lines: dict[UUID, int]
     saga: str | None
+    remembered: bool = True
     events: Counter[str] = field(default_factory=Counter)
 
 
@@ -143,7 +147,8 @@ async def read(sources: Sources, accepted: Collection[UUID] = ()) -> Books:
 async def _orders(connection: Any) -> dict[UUID, Order]:
     rows = await connection.fetch(
         """
-        SELECT o.id, o.status, o.reason, o.total_amount, o.total_currency, s.status AS saga
+        SELECT o.id, o.status, o.reason, o.total_amount, o.total_currency, s.status AS saga,
+               coalesce(o.settled_at > now() - interval '6 days', true) AS remembered
         FROM orders o LEFT JOIN covey.saga s ON s.id = o.saga_id
         """
     )
@@ -162,6 +167,7 @@ async def _orders(connection: Any) -> dict[UUID, Order]:
             currency=row["total_currency"],
             lines=lines.get(row["id"], {}),
             saga=row["saga"],
+            remembered=row["remembered"],
             events=events.get(str(row["id"]), Counter()),
         )
         for row in rows

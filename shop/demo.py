@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -204,7 +205,12 @@ async def _until_signal(terminal: Terminal, *, stay: bool, state: Path | None) -
 def main() -> int:
     """Run the demo and return its exit status."""
     parser = argparse.ArgumentParser(prog="shop.demo", description="Bring the shop up and show what it does.")
-    parser.add_argument("--exit", action="store_true", help="end after the audit; status 0 only if all was well")
+    parser.add_argument(
+        "--exit",
+        action="store_true",
+        default=os.environ.get("EXIT", "0") not in ("", "0"),
+        help="end after the audit, with status 0 only if all was well; the same as EXIT=1",
+    )
     parser.add_argument("--state", type=Path, help="the state folder of the system, by default .covey")
     arguments = parser.parse_args()
     try:

@@ -196,6 +196,13 @@ async def test_a_double_confirmation_is_found(books: Written) -> None:
     assert twice == f"order {books.confirmed} is confirmed, and order.confirmed.v1 was published 2 times"
 
 
+async def test_what_the_outbox_has_forgotten_by_now_is_no_violation(books: Written) -> None:
+    await books.tamper("order", "UPDATE orders SET settled_at = now() - interval '8 days'")
+    await books.tamper("order", "DELETE FROM covey.outbox")
+
+    assert await found(books) == []
+
+
 async def test_an_event_that_never_arrived_is_found(books: Written) -> None:
     await books.tamper("inventory", "DELETE FROM covey.inbox WHERE type = 'order.confirmed.v1'")
 
