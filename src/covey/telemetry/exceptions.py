@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from covey.telemetry.redaction import redact_text
+from pydantic_core import ValidationError
+
+from covey.telemetry.redaction import redact_text, text_of
 
 _MOST_FRAMES = 30
 _MOST_LINKS = 6
@@ -14,8 +16,8 @@ _MOST_LINKS = 6
 def describe(error: BaseException, links: int = _MOST_LINKS) -> dict[str, Any]:
     """Return type, redacted message and frames (innermost last, at most 30), then its cause or its group, alike."""
     fields: dict[str, Any] = {
-        "type": type(error).__qualname__,
-        "message": redact_text(str(error)),
+        "type": type(error).__name__,
+        "message": redact_text(_message(error)),
         "frames": _frames(error.__traceback__),
     }
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -24,6 +26,17 @@ def describe(error: BaseException, links: int = _MOST_LINKS) -> dict[str, Any]:
     if links and isinstance(error, BaseExceptionGroup):
         fields["group"] = [describe(member, 0) for member in error.exceptions[:_MOST_LINKS]]
     return fields
+
+
+def _message(error: BaseException) -> str:
+    """Return what the exception says, without the rows and inputs that some quote."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{_place(one['loc'])}: {one['msg']}" for one in error.errors(include_input=False))
+    return text_of(error).partition("\nDETAIL:")[0]  # PostgreSQL: the values of the row that was refused
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location))
 
 
 def _frames(traceback: TracebackType | None) -> list[str]:

@@ -132,7 +132,11 @@ class _StandardHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        self._pipeline.log(record.levelname.lower(), record.getMessage(), {"logger": record.name}, error)
+        try:
+            event = record.getMessage()
+        except Exception:  # arguments that do not fit; the standard library would print and go on, too
+            event = str(record.msg)
+        self._pipeline.log(record.levelname.lower(), event, {"logger": record.name}, error)
 
 
 def _error(exc_info: Any) -> BaseException | None:

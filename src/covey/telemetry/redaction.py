@@ -22,7 +22,7 @@ _MOST_TEXT = 16_384
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^-]*+(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?"), REDACTED),
     (re.compile(r"(://[^\s:/@]{0,256}:)[^\s'\"<>]{1,512}@"), rf"\1{REDACTED}@"),
-    (re.compile(r"\b(Bearer|Basic|Digest|Negotiate) +[\w.~+/=-]{4,}+", re.IGNORECASE), rf"\1 {REDACTED}"),
+    (re.compile(r"\b(Bearer|Basic|Digest|Negotiate) +[\w.~+/=-]{8,}+", re.IGNORECASE), rf"\1 {REDACTED}"),
     (re.compile(r"\beyJ[\w-]{4,}+\.[\w-]*+(?:\.[\w-]*+){0,3}"), REDACTED),
     (
         re.compile(
@@ -32,7 +32,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{REDACTED}",
     ),
-    (re.compile(r"[\w.+-]{1,64}(?:@|%40)[\w-]{1,64}(?:\.[\w-]{1,64}){1,8}"), "[e-mail]"),
+    (re.compile(r"(?<![\w.+-])(?<!://)[\w.+-]++(?:@|%40)[\w-]{1,64}(?:\.[\w-]{1,64}){1,8}"), "[e-mail]"),
 )
 # What a text must contain for a pattern to match: harmless text, such as the path of a request, stays cheap.
 _WORDS = ("passw", "passphrase", "pwd", "secret", "token", "authorization", "cookie", "key", "credential")
@@ -69,12 +69,22 @@ def redact(value: Any, depth: int = 0) -> Any:
         return redact_items(value, depth + 1)
     if isinstance(value, (list, tuple, set, frozenset)):
         return [redact(item, depth + 1) for item in value]
-    return redact_text(str(value))
+    return redact_text(text_of(value))
+
+
+def text_of(value: object) -> str:
+    """Return `str(value)`; it is somebody else's code, and what it raises must not reach who only logs."""
+    try:
+        return str(value)
+    except Exception as error:
+        return f"[{type(value).__name__} without text: {type(error).__name__}]"
 
 
 def redact_items(items: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
     """Return `items` with each value redacted, whole where its key names a secret."""
     return {
-        str(key): REDACTED if _SECRET_KEY.search(str(key)) and value is not None else redact(value, depth)
+        key if isinstance(key, str) else text_of(key): (
+            REDACTED if value is not None and _SECRET_KEY.search(text_of(key)) else redact(value, depth)
+        )
         for key, value in items.items()
     }

@@ -80,7 +80,7 @@ class Tracer:
             with use(replace(context, trace=span.trace)):
                 yield span
         except Exception as error:
-            span.error = span.error or type(error).__qualname__
+            span.error = span.error or type(error).__name__
             raise
         finally:
             end_ns = start_ns + time.perf_counter_ns() - begun
