@@ -53,7 +53,7 @@ class Audit:
         }
         return [
             f"orders  {len(books.orders)}: {counts or 'none'}",
-            "money   " + ", ".join(f"{amount} {name}" for name, amount in money.items()),
+            "money   " + ", ".join(f"{amount / 100:.2f} {name}" for name, amount in money.items()),
             "stock   " + ", ".join(f"{amount} {name}" for name, amount in pieces.items()),
         ]
 

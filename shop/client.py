@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import aiohttp
 
-from covey.clock import Clock, SystemClock
+from covey.errors import CoveyError, DependencyUnavailable
 from covey.ids import new_id
+from shop.waiting import until
 
 SETTLING_SECONDS = 60.0
-_POLL_SECONDS = 0.05
 
 
-class Unexpected(Exception):
+class Unexpected(CoveyError):
     """The shop gave another answer than the one that was needed here."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -43,17 +43,16 @@ def order_of(lines: Mapping[UUID, int], token: str = "tok_ok") -> dict[str, Any]
 class ShopClient:
     """Talks to the services at these URLs. Open it with `async with ShopClient.open(urls) as client`."""
 
-    def __init__(self, http: aiohttp.ClientSession, urls: Mapping[str, str], clock: Clock) -> None:
+    def __init__(self, http: aiohttp.ClientSession, urls: Mapping[str, str]) -> None:
         self._http = http
         self._urls = urls
-        self._clock = clock
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, urls: Mapping[str, str], clock: Clock | None = None) -> AsyncIterator[ShopClient]:
+    async def open(cls, urls: Mapping[str, str]) -> AsyncIterator[ShopClient]:
         """Connect when first used. `urls` has one for `order`, `inventory` and `payment`."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
-            yield cls(http, urls, clock or SystemClock())
+            yield cls(http, urls)
 
     async def products(self) -> dict[str, UUID]:
         """Return the ids of all products by name."""
@@ -90,37 +89,39 @@ class ShopClient:
         return order
 
     async def settled(self, order_id: UUID, within_seconds: float = SETTLING_SECONDS) -> dict[str, Any]:
-        """Wait until an order is no longer pending, at most so long, and return it as it is then."""
-        until = self._clock.monotonic() + within_seconds
-        while True:
-            order = await self.order(order_id)
-            if order["status"] != "pending" or self._clock.monotonic() >= until:
-                return order
-            await self._clock.sleep(_POLL_SECONDS)
+        """Wait until an order is no longer pending, and return it as it is then. Raises DeadlineExceeded."""
 
-    async def happened(self, order_id: UUID, what: str, within_seconds: float = SETTLING_SECONDS) -> bool:
-        """Wait until this stands in an order's history, at most so long; return whether it does."""
-        until = self._clock.monotonic() + within_seconds
-        while self._clock.monotonic() < until:
+        async def order() -> dict[str, Any] | None:
+            found = await self.order(order_id)
+            return found if found["status"] != "pending" else None
+
+        found = await until(order, within_seconds, f"order {order_id} was not settled")
+        assert found is not None  # `until` returns nothing that is false
+        return found
+
+    async def happened(self, order_id: UUID, what: str, within_seconds: float = SETTLING_SECONDS) -> None:
+        """Wait until this stands in an order's history. Raises DeadlineExceeded."""
+
+        async def stands_there() -> bool:
             history = await self.get("order", f"/orders/{order_id}/history")
-            if any(entry["what"] == what for entry in history["entries"]):
-                return True
-            await self._clock.sleep(_POLL_SECONDS)
-        return False
+            return any(entry["what"] == what for entry in history["entries"])
+
+        await until(stands_there, within_seconds, f"{what!r} did not happen to order {order_id}")
 
     async def get(self, service: str, path: str) -> Any:
-        """GET from a service and return the answer. Raises Unexpected when it is no success."""
-        async with self._http.get(f"{self._urls[service]}/api/v1{path}") as response:
-            return await _good(response)
+        """GET from a service and return the answer. Raises Unexpected when it is no success, DependencyUnavailable."""
+        return await self._asked(self._http.get(f"{self._urls[service]}/api/v1{path}"))
 
     async def post(self, service: str, path: str, body: Any = None, key: str | None = None) -> Any:
-        """POST to a service and return the answer. Raises Unexpected when it is no success."""
+        """POST to a service and return the answer. Raises as `get` does."""
         headers = {"Idempotency-Key": key} if key else {}
-        async with self._http.post(f"{self._urls[service]}/api/v1{path}", json=body, headers=headers) as response:
-            return await _good(response)
+        return await self._asked(self._http.post(f"{self._urls[service]}/api/v1{path}", json=body, headers=headers))
 
-
-async def _good(response: aiohttp.ClientResponse) -> Any:
-    if response.status >= 300:
-        raise Unexpected(response.status, await response.text())
-    return await response.json()
+    async def _asked(self, request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> Any:
+        try:
+            async with request as response:
+                if response.status >= 300:
+                    raise Unexpected(response.status, await response.text())
+                return await response.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise DependencyUnavailable(f"no answer: {type(error).__name__} {error}") from error

@@ -22,7 +22,7 @@ from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.unit import Up
 from shop.auditor import audit
 from shop.books import SERVICES, Sources
-from shop.client import ShopClient, Unexpected, order_of
+from shop.client import ShopClient, order_of
 from shop.drill import Drill
 from shop.scenarios import SCENARIOS, Scenario
 from shop.seed import PIECES, known_to_order, seed
@@ -76,11 +76,11 @@ class Demo:
         began = time.perf_counter()
         try:
             order_id = await scenario.act(self._client, scenario.order(products))
-        except Unexpected as error:
+            self._accepted.append(order_id)
+            order = await self._client.settled(order_id)
+        except CoveyError as error:
             self._check(f"{scenario.title:<42} {error}", good=False)
             return None
-        self._accepted.append(order_id)
-        order = await self._client.settled(order_id)
         outcome = f"{order['status']:<10} {time.perf_counter() - began:5.1f} s  {order['reason'] or ''}".rstrip()
         self._check(f"{scenario.title:<42} {outcome}", good=scenario.fulfilled_by(order))
         return order_id
@@ -215,9 +215,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return asyncio.run(_until_signal(Terminal(), stay=not arguments.exit, state=arguments.state))
-    except CoveyError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    except* CoveyError as group:
+        sys.stderr.write("".join(f"{error}\n" for error in group.exceptions))
+    return 1
 
 
 if __name__ == "__main__":

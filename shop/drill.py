@@ -12,6 +12,7 @@ import asyncpg
 
 from covey.local.unit import Unit
 from shop.client import ShopClient
+from shop.waiting import until
 
 
 class Drill:
@@ -30,15 +31,18 @@ class Drill:
         self._orders = [one.id for one in placed]
         return self._orders
 
-    async def asked(self) -> int:
-        """Wait until the provider has been asked about an order without an answer yet; return about how many."""
+    async def asked(self, within_seconds: float = 10.0) -> int:
+        """Wait until the provider has been asked and has not answered; return of how many orders that is so.
+
+        Raises DeadlineExceeded.
+        """
         connection = await asyncpg.connect(self._database_url)
+
+        async def unanswered() -> int:
+            return int(await connection.fetchval("SELECT count(*) FROM operation WHERE answered_at IS NULL"))
+
         try:
-            while True:
-                open_calls = await connection.fetchval("SELECT count(*) FROM operation WHERE answered_at IS NULL")
-                if open_calls:
-                    return int(open_calls)
-                await asyncio.sleep(0.02)
+            return await until(unanswered, within_seconds, "payment has asked the provider nothing")
         finally:
             await connection.close()
 

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import asyncpg
 
-from covey.clock import Clock, SystemClock
 from shop.client import ShopClient
+from shop.waiting import until
 
 PRICES: Mapping[str, int] = {
     "Stoneware mug": 1_250,
@@ -28,15 +28,18 @@ async def seed(client: ShopClient) -> dict[str, UUID]:
     return products
 
 
-async def known_to_order(database_url: str, product_ids: set[UUID], clock: Clock | None = None) -> None:
-    """Wait until the order service has heard of these products. Until then it refuses them as unknown."""
-    clock = clock or SystemClock()
+async def known_to_order(database_url: str, product_ids: set[UUID], within_seconds: float = 10.0) -> None:
+    """Wait until the order service has heard of these products; until then it refuses them as unknown.
+
+    Raises DeadlineExceeded.
+    """
     connection = await asyncpg.connect(database_url)
+
+    async def known() -> bool:
+        query = "SELECT count(*) FROM product WHERE id = ANY ($1)"
+        return bool(await connection.fetchval(query, list(product_ids)) == len(product_ids))
+
     try:
-        while True:
-            rows = await connection.fetch("SELECT id FROM product WHERE id = ANY ($1)", list(product_ids))
-            if len(rows) == len(product_ids):
-                return
-            await clock.sleep(0.02)
+        await until(known, within_seconds, "order has not heard of the products")
     finally:
         await connection.close()

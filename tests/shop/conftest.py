@@ -7,11 +7,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
-import aiohttp
-import asyncpg
 import inventory_service.main
 import order_service.main
 import payment_service.main
@@ -19,71 +16,33 @@ import pytest
 from payment_service.main import PaymentSettings
 from sandbox_provider.api import Delays, application
 
-from covey.ids import new_id
 from covey.messaging.brokers.memory import MemoryBroker, MemoryLogs
 from covey.settings import ServiceSettings
-from covey.testing.eventually import eventually
 from covey.testing.serving import serving
 from shop.books import SERVICES, Sources
+from shop.client import ShopClient, order_of
+from shop.seed import known_to_order
 
 ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shop:
-    """A running shop. `http` has a client for each service, and one for the provider."""
+    """A running shop: its books, and a client of its services."""
 
     sources: Sources
-    http: dict[str, aiohttp.ClientSession]
+    client: ShopClient
 
-    async def product(self, pieces: int, amount: int = 1_250) -> UUID:
-        """Sell a new product from now on, and wait until order knows it."""
-        price = {"amount": amount, "currency": "EUR"}
-        made = await self.post("inventory", "/products", {"name": "Mug", "price": price})
-        product_id = UUID(made["id"])
-        await self.post("inventory", f"/products/{product_id}/deliveries", {"quantity": pieces})
-
-        async def known() -> bool:
-            connection = await asyncpg.connect(self.sources.databases["order"])
-            try:
-                return bool(await connection.fetchval("SELECT true FROM product WHERE id = $1", product_id))
-            finally:
-                await connection.close()
-
-        await eventually(known)
+    async def product(self, pieces: int) -> UUID:
+        """Sell a new product from now on, at 12.50, and wait until order knows it."""
+        product_id = await self.client.sell("Mug", 1_250)
+        await self.client.deliver(product_id, pieces)
+        await known_to_order(self.sources.databases["order"], {product_id})
         return product_id
 
     async def place(self, lines: dict[UUID, int], token: str = "tok_ok") -> UUID:
         """Place an order and return its id."""
-        return UUID((await self.post("order", "/orders", self.order(lines, token)))["id"])
-
-    async def settled(self, order_id: UUID) -> dict[str, Any]:
-        """Wait until an order is no longer pending and return it."""
-
-        async def order() -> dict[str, Any] | None:
-            one = await self.get("order", f"/orders/{order_id}")
-            return one if one["status"] != "pending" else None
-
-        found = await eventually(order, timedelta(seconds=30))
-        assert found is not None
-        return found
-
-    async def post(self, service: str, path: str, body: Any = None) -> Any:
-        """POST, and return the answer, which must be good."""
-        async with self.http[service].post(f"/api/v1{path}", json=body) as response:
-            assert response.status < 300, await response.text()
-            return await response.json()
-
-    async def get(self, service: str, path: str) -> Any:
-        """GET, and return the answer, which must be good."""
-        async with self.http[service].get(f"/api/v1{path}") as response:
-            assert response.status == 200, await response.text()
-            return await response.json()
-
-    def order(self, lines: dict[UUID, int], token: str = "tok_ok") -> dict[str, Any]:
-        """An order as it is posted."""
-        wanted = [{"product_id": str(product_id), "quantity": quantity} for product_id, quantity in lines.items()]
-        return {"user_id": str(new_id()), "lines": wanted, "payment_token": token}
+        return (await self.client.place(order_of(lines, token))).id
 
 
 @pytest.fixture
@@ -114,12 +73,11 @@ async def shop(sources: Sources) -> AsyncIterator[Shop]:
                 MemoryBroker(logs),
             ),
         }
-        http = {"provider": await stack.enter_async_context(aiohttp.ClientSession(provider))}
+        urls = {}
         for service, app in apps.items():
             running = await stack.enter_async_context(app)
-            url = await stack.enter_async_context(serving(running.app))
-            http[service] = await stack.enter_async_context(aiohttp.ClientSession(url))
-        yield Shop(sources=sources, http=http)
+            urls[service] = await stack.enter_async_context(serving(running.app))
+        yield Shop(sources=sources, client=await stack.enter_async_context(ShopClient.open(urls)))
 
 
 def _settings(database_url: str) -> ServiceSettings:

@@ -26,14 +26,14 @@ async def test_a_shop_that_nobody_tampered_with_is_in_order(shop: Shop) -> None:
         await shop.place({mug: 1}, "tok_capture_declined"),
         await shop.place({mug: 100}),
     ]
-    await asyncio.gather(*(shop.settled(order_id) for order_id in accepted))
+    await asyncio.gather(*(shop.client.settled(order_id) for order_id in accepted))
 
     result = await audit(shop.sources, accepted)
 
     assert result.violations == []
     assert result.summary() == [
         "orders  3: 1 confirmed, 2 rejected",
-        "money   3750 authorized, 2500 captured, 1250 voided, 0 refunded",
+        "money   37.50 authorized, 25.00 captured, 12.50 voided, 0.00 refunded",
         "stock   10 received, 8 free, 0 reserved, 2 sold",
     ]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 async def test_one_key_leads_through_every_service(shop: Shop) -> None:
     mug = await shop.product(10)
     order_id = await shop.place({mug: 2})
-    await shop.settled(order_id)
+    await shop.client.settled(order_id)
 
     moments = await timeline(shop.sources, order_id)
 

@@ -171,21 +171,25 @@ def to_refund(found: Payment | None) -> Decision:
 
 def authorized(payment: Payment, amount: int) -> Payment:
     """The provider has put `amount` aside."""
+    _require(payment, Status.AUTHORIZING)
     return replace(payment, status=Status.AUTHORIZED, authorized=amount)
 
 
 def captured(payment: Payment, amount: int) -> Payment:
     """The provider has taken `amount`."""
+    _require(payment, Status.CAPTURING)
     return replace(payment, status=Status.CAPTURED, captured=amount)
 
 
 def voided(payment: Payment, authorized: int, amount: int) -> Payment:
     """The provider has given up `amount` of what it had `authorized`, which is news if that answer was lost."""
+    _require(payment, Status.VOIDING)
     return replace(payment, status=Status.VOIDED, authorized=authorized, voided=amount)
 
 
 def refunded(payment: Payment, amount: int) -> Payment:
     """The provider has returned `amount`."""
+    _require(payment, Status.REFUNDING)
     return replace(payment, status=Status.REFUNDED, refunded=amount)
 
 
@@ -193,12 +197,21 @@ def declined(payment: Payment, operation: Operation, reason: str) -> Payment:
     """The provider refuses: the payment is where it was before it was asked, and says why."""
     match operation:
         case Operation.AUTHORIZE:
+            _require(payment, Status.AUTHORIZING)
             return replace(payment, status=Status.DECLINED, reason=reason)
         case Operation.CAPTURE:
+            _require(payment, Status.CAPTURING)
             return replace(payment, status=Status.AUTHORIZED, reason=reason)
         case Operation.REFUND:
+            _require(payment, Status.REFUNDING)
             return replace(payment, status=Status.CAPTURED, reason=reason)
         case Operation.VOID:
             raise Conflict(f"the provider refuses to void the payment of order {payment.order_id}: {reason}")
         case _:
             assert_never(operation)
+
+
+def _require(payment: Payment, waiting: Status) -> None:
+    """Raise unless the payment waits for this answer: an answer that nobody waits for must not undo a later state."""
+    if payment.status is not waiting:
+        raise Conflict(f"the payment of order {payment.order_id} is {payment.status}, and was to be {waiting}")

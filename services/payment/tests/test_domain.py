@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from payment_service.domain import (
@@ -100,8 +101,8 @@ def test_the_reason_of_a_decline_is_kept_for_who_asks_again() -> None:
 
 def test_the_answers_of_the_provider_are_added_to_the_payment() -> None:
     held = authorized(payment(Status.AUTHORIZING), 4_900)
-    taken = captured(held, 4_900)
-    returned = refunded(taken, 4_900)
+    taken = captured(replace(held, status=Status.CAPTURING), 4_900)
+    returned = refunded(replace(taken, status=Status.REFUNDING), 4_900)
 
     assert (returned.status, returned.authorized, returned.captured, returned.refunded) == (
         Status.REFUNDED,
@@ -109,6 +110,14 @@ def test_the_answers_of_the_provider_are_added_to_the_payment() -> None:
         4_900,
         4_900,
     )
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s is not Status.AUTHORIZING])
+def test_an_answer_that_nobody_waits_for_does_not_undo_a_later_state(status: Status) -> None:
+    with pytest.raises(Conflict):
+        authorized(payment(status), 4_900)
+    with pytest.raises(Conflict):
+        declined(payment(status), Operation.AUTHORIZE, "card declined")
 
 
 def test_a_void_brings_to_light_what_was_authorized_without_an_answer() -> None:
