@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ import pytest
 
 from covey.local.launcher import birth
 from covey.local.processes import Record, read_records
-from covey.local.state import log_of, records_of, supervisor_of
+from covey.local.state import StateFolder, log_of, open_state, records_of, supervisor_of
 from covey.local.status import read_status
 
 _COVEY = [sys.executable, "-m", "covey.cli"]
@@ -162,8 +163,7 @@ def test_after_a_kill_of_the_supervisor_and_its_guardian_the_next_start_ends_the
     up = covey("up", environment=os.environ)
     up.shows("covey down")
     orphans = records(system_root)
-    children = psutil.Process(up.process.pid).children()
-    next(child for child in children if "covey.local.guardian" in child.cmdline()).kill()
+    _guardian_of(up).kill()
     up.process.kill()
     up.process.wait()
     assert all(record.running() for record in orphans)
@@ -173,6 +173,29 @@ def test_after_a_kill_of_the_supervisor_and_its_guardian_the_next_start_ends_the
     again.shows("covey down")
 
     assert not any(record.running() for record in orphans)
+
+
+def test_a_new_start_waits_until_the_guardian_of_the_last_one_is_done(covey: Covey, system_root: Path) -> None:
+    async def begin(seconds: float) -> StateFolder:
+        return await asyncio.wait_for(open_state(system_root / ".covey"), seconds)
+
+    up = covey("up")
+    up.shows("covey down")
+    guardian = _guardian_of(up)
+    guardian.suspend()
+    up.process.kill()
+    up.process.wait()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(begin(0.5))
+    guardian.resume()
+    asyncio.run(asyncio.wait_for(_opened_and_closed(begin), 15))
+
+    assert records(system_root) == []
+
+
+async def _opened_and_closed(begin: Callable[[float], Awaitable[StateFolder]]) -> None:
+    await (await begin(10)).close()
 
 
 def test_down_cleans_up_behind_a_supervisor_that_was_killed(covey: Covey, system_root: Path) -> None:
@@ -189,23 +212,20 @@ def test_down_cleans_up_behind_a_supervisor_that_was_killed(covey: Covey, system
     assert not any(record.running() for record in orphans)
 
 
-def test_a_process_that_only_has_the_pid_of_ours_is_left_alone(covey: Covey, system_root: Path) -> None:
-    stranger = subprocess.Popen(["sleep", "60"])
-    try:
-        records_of(system_root / ".covey").mkdir(parents=True)
-        born = birth(stranger.pid)
-        for name, noted_birth, command in (("other-birth", "x", "sleep"), ("other-command", born, "postgres")):
-            noted = {"birth": noted_birth, "command": [command]}
-            record = {"name": name, "pid": stranger.pid, "rank": 1, "stop": 15, **noted}
-            (records_of(system_root / ".covey") / f"{name}.json").write_text(json.dumps(record))
+def test_a_process_that_only_has_the_pid_of_ours_is_left_alone(
+    covey: Covey, system_root: Path, stranger: subprocess.Popen[bytes]
+) -> None:
+    records_of(system_root / ".covey").mkdir(parents=True)
+    born = birth(stranger.pid)
+    for name, noted_birth, command in (("other-birth", "x", "sleep"), ("other-command", born, "postgres")):
+        noted = {"birth": noted_birth, "command": [command]}
+        record = {"name": name, "pid": stranger.pid, "rank": 1, "stop": 15, **noted}
+        (records_of(system_root / ".covey") / f"{name}.json").write_text(json.dumps(record))
 
-        assert covey("down").ends() == 0
+    assert covey("down").ends() == 0
 
-        assert stranger.poll() is None
-        assert records(system_root) == []
-    finally:
-        stranger.kill()
-        stranger.wait()
+    assert stranger.poll() is None
+    assert records(system_root) == []
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_service_that_does_not_drain(covey: Covey, system_root: Path) -> None:
@@ -357,6 +377,11 @@ def test_help_is_quick_and_gives_an_example(command: str, tmp_path: Path) -> Non
 
     assert seconds < 0.3
     assert "Example: covey" in shown or not command
+
+
+def _guardian_of(up: Terminal) -> psutil.Process:
+    children = psutil.Process(up.process.pid).children()
+    return next(child for child in children if "covey.local.guardian" in child.cmdline())
 
 
 def _timed(arguments: list[str], folder: Path) -> tuple[float, str]:

@@ -122,16 +122,19 @@ async def test_a_port_that_somebody_else_took_meanwhile_is_exchanged(tmp_path: P
         await engines.stop()
 
 
-async def test_a_lock_file_whose_pid_went_to_another_program_is_no_obstacle(tmp_path: Path) -> None:
+async def test_a_lock_file_whose_pid_went_to_another_program_is_no_obstacle(
+    tmp_path: Path, stranger: subprocess.Popen[bytes]
+) -> None:
     engines = await start_all(tmp_path)
     lock = tmp_path / "postgres/cluster/data/postmaster.pid"
     left_behind = lock.read_text()
     await engines.stop()
-    lock.write_text(left_behind.replace(left_behind.split("\n")[0], str(os.getpid()), 1))
+    lock.write_text(left_behind.replace(left_behind.split("\n")[0], str(stranger.pid), 1))
 
     engines = await start_all(tmp_path)
 
     await engines.stop()
+    assert stranger.poll() is None
 
 
 def test_processes_that_need_the_first_template_at_once_all_get_one(tmp_path: Path) -> None:

@@ -128,19 +128,26 @@ def supervisor_of(path: Path) -> int | None:
 
 
 async def _lock(path: Path) -> IO[str]:
-    """Take the lock; while a guardian still cleans up behind a dead supervisor, wait for it."""
     file = (path / "lock").open("a+")
-    deadline = asyncio.get_running_loop().time() + _CLEANING_SECONDS
-    while not _try_lock(file):
-        holder = supervisor_of(path)
-        if holder is not None or asyncio.get_running_loop().time() > deadline:
-            file.close()
-            raise AlreadyRunning(path, holder or 0)
-        await asyncio.sleep(0.05)
+    try:
+        await _wait_for_lock(path, file)
+    except BaseException:
+        file.close()
+        raise
     file.truncate(0)
     file.write(json.dumps({"pid": os.getpid(), "birth": birth(os.getpid())}))
     file.flush()
     return file
+
+
+async def _wait_for_lock(path: Path, file: IO[str]) -> None:
+    """Take the lock; while a guardian still cleans up behind a dead supervisor, wait for it."""
+    deadline = asyncio.get_running_loop().time() + _CLEANING_SECONDS
+    while not _try_lock(file):
+        holder = supervisor_of(path)
+        if holder is not None or asyncio.get_running_loop().time() > deadline:
+            raise AlreadyRunning(path, holder or 0)
+        await asyncio.sleep(0.05)
 
 
 def _try_lock(file: IO[str]) -> bool:
