@@ -19,7 +19,7 @@ from valkey.asyncio import Valkey
 
 from covey.database.administration import ensure_database
 from covey.local import launcher
-from covey.local.engines.embedded import start_all
+from covey.local.engines.embedded import Engines, start_all
 from covey.local.launcher import birth
 from covey.local.processes import read_records
 from covey.local.state import AlreadyRunning, records_of
@@ -159,19 +159,32 @@ def test_a_process_whose_supervisor_died_before_it_was_on_record_does_not_run(tm
     assert (result.returncode, result.stdout) == (launcher.ORPHANED, "")
 
 
-async def test_a_role_cannot_connect_to_the_database_of_another(tmp_path: Path) -> None:
-    engines = await start_all(tmp_path)
+async def test_a_role_cannot_connect_to_the_database_of_another(local_engines: Engines) -> None:
+    order = await ensure_database(local_engines.postgres_url, "shop_order", "order's")
+    payment = await ensure_database(local_engines.postgres_url, "shop_payment", "payment's")
 
-    try:
-        order = await ensure_database(engines.postgres_url, "shop_order", "order's")
-        payment = await ensure_database(engines.postgres_url, "shop_payment", "payment's")
-        await (await asyncpg.connect(order)).close()
-        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
-            await asyncpg.connect(order, database="shop_payment")
-        with pytest.raises(asyncpg.InvalidPasswordError):
-            await asyncpg.connect(payment, password="order's")
-    finally:
-        await engines.stop()
+    await (await asyncpg.connect(order)).close()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
+        await asyncpg.connect(order, database="shop_payment")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(payment, password="order's")
+
+
+async def test_an_administrator_who_is_no_superuser_makes_databases_too(local_engines: Engines) -> None:
+    admin = await asyncpg.connect(local_engines.postgres_url)
+    await admin.execute("CREATE ROLE managed LOGIN CREATEDB CREATEROLE PASSWORD 'secret'")
+    await admin.close()
+    managed = local_engines.postgres_url.replace(urlsplit(local_engines.postgres_url).netloc, "managed:secret@{}")
+    managed = managed.format(urlsplit(local_engines.postgres_url).netloc.rpartition("@")[2])
+
+    one = await ensure_database(managed, "managed_one", "one's")
+    await ensure_database(managed, "managed_two", "two's")
+
+    connection = await asyncpg.connect(one)
+    await connection.execute("CREATE TABLE mine (x int)")
+    await connection.close()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
+        await asyncpg.connect(one, database="managed_two")
 
 
 async def _write(postgres_url: str, nats_url: str, valkey_url: str) -> None:

@@ -79,7 +79,7 @@ class StateFolder:
         self._guardian.stdin.close()
         await asyncio.to_thread(self._guardian.wait)
         for process in self._processes:
-            await process.wait()
+            await process.end(0)  # ended by the guardian, unless somebody removed the records
         self._lock.close()
 
 

@@ -34,6 +34,7 @@ from covey.local.mistakes import explain, line_of
 FILE = "covey.toml"
 REFERENCE = re.compile(r"\{(services|processes)\.([^.{}]+)\.url\}")
 _BRACES = re.compile(r"\{[^{}]*\}")
+_REPLICA = re.compile(r"-[0-9]+$")
 _RESERVED = frozenset({"postgres", "nats", "valkey"})
 
 _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
@@ -127,6 +128,8 @@ class System(_Entry):
     def _agrees_with_itself(self) -> System:
         for name in self.services.keys() & self.processes.keys():
             raise ValueError(f"{name!r} is both a service and a process: rename one")
+        for name in filter(_REPLICA.search, (*self.services, *self.processes)):
+            raise ValueError(f"{name!r} ends as the name of a replica does: choose another")
         for name in _RESERVED & (self.services.keys() | self.processes.keys()):
             raise ValueError(f"{name!r} is the name of an engine: choose another")
         return self
