@@ -46,8 +46,9 @@ bench: $(READY) ## Measure against the bars, write bench/RESULTS.md; needs a qui
 	$(RUN) -m bench
 
 lock: ## Resolve the dependencies anew and write requirements.lock
-	$(UV) lock --upgrade
-	$(UV) export --quiet --all-packages --all-extras --group dev --no-emit-workspace --no-header --no-annotate \
+	rm -f uv.lock # local wheels, as pip may prefer them here, have the hashes of one platform only
+	UV_FIND_LINKS= UV_INDEX= $(UV) lock
+	UV_FIND_LINKS= UV_INDEX= $(UV) export --quiet --all-packages --all-extras --group dev --no-emit-workspace --no-header --no-annotate \
 		--format requirements-txt --output-file requirements.lock
 
 setup: $(READY) ## Only the environment in .venv
