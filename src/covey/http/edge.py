@@ -110,13 +110,15 @@ class Edge:
                 if not timeout.expired():
                     raise
                 raise DeadlineExceeded("the caller's time is over") from None
+            finally:
+                exchange.timeout = None
 
     async def _answer(self, exchange: Exchange, error: Exception) -> None:
         if isinstance(error, (body.Disconnected, ClientDisconnect)):
             return
         problem = problems.problem_of(error)
         if problem.status >= 500:
-            exchange.error = type(error).__qualname__
+            exchange.error = type(error).__name__
             level = "error" if problems.is_ours(error) else "warning"
             self._telemetry.logs.log(level, "request failed", error=error)
         if exchange.status:

@@ -47,7 +47,7 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """Pass a message of the answer on, with the correlation id in its head."""
         if message["type"] == "http.response.start":
-            if self.timeout is not None:
+            if self.timeout is not None and not self.timeout.expired():
                 self.timeout.reschedule(None)  # an answer that has begun may end
             echo = (b"x-correlation-id", self.context.correlation_id.encode())
             await self._send({**message, "headers": [*message.get("headers", ()), echo]})

@@ -97,8 +97,8 @@ def is_ours(error: Exception) -> bool:
 def _headers(status: int, error: Exception) -> dict[str, str]:
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
-    if status in (429, 503):
-        after = getattr(error, "retry_after", None)
+    after = getattr(error, "retry_after", None)
+    if after is not None or status in (429, 503):
         return {"Retry-After": str(ceil(after.total_seconds()) if after else _RETRY_AFTER_S)}
     return {}
 

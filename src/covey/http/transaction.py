@@ -14,12 +14,21 @@ from fastapi import Depends, Request
 
 from covey.work.unit_of_work import Transactions, Work
 
+_WORK = "covey.work"
+
 
 async def begin(request: Request) -> AsyncIterator[Work]:
     """Begin the transaction of this request, from the `transactions` in the application's state."""
     transactions: Transactions = request.app.state.transactions
     async with transactions.begin() as work:
+        request.scope[_WORK] = work
         yield work
+
+
+def work_of(request: Request) -> Work:
+    """Return the transaction that `begin` has begun for this request."""
+    work: Work = request.scope[_WORK]
+    return work
 
 
 Transaction = Annotated[Work, Depends(begin, scope="function")]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
-
-from pydantic_core import ValidationError
 
 from covey.telemetry.redaction import redact_text, text_of
 
@@ -30,13 +29,13 @@ def describe(error: BaseException, links: int = _MOST_LINKS) -> dict[str, Any]:
 
 def _message(error: BaseException) -> str:
     """Return what the exception says, without the rows and inputs that some quote."""
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{_place(one['loc'])}: {one['msg']}" for one in error.errors(include_input=False))
-    return text_of(error).partition("\nDETAIL:")[0]  # PostgreSQL: the values of the row that was refused
+    if callable(rules := getattr(error, "errors", None)):  # of pydantic or FastAPI: its text holds what was validated
+        return "; ".join(map(_rule, rules()))
+    return text_of(error).partition("\nDETAIL:")[0]  # of PostgreSQL: the values of the row that was refused
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, location))
+def _rule(broken: Any) -> str:
+    return f"{'.'.join(map(str, broken['loc']))}: {broken['msg']}" if isinstance(broken, Mapping) else "?"
 
 
 def _frames(traceback: TracebackType | None) -> list[str]:

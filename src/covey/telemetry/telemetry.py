@@ -43,9 +43,9 @@ class Telemetry:
     access_log: bool = True
 
     @classmethod
-    def in_memory(cls, service: str = "test") -> Telemetry:
-        """Return telemetry without threads, globals and output: spans stay in `tracer.recent`."""
-        return cls(service, Metrics(), Tracer(), LogPipeline(service, lambda lines: None))
+    def in_memory(cls, service: str = "test", write: Callable[[bytes], object] = lambda lines: None) -> Telemetry:
+        """Return telemetry without threads and globals: spans in `tracer.recent`, lines to `write` at a `flush`."""
+        return cls(service, Metrics(), Tracer(), LogPipeline(service, write))
 
     @classmethod
     @contextmanager

@@ -1,0 +1,278 @@
+"""Every error is problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, Header, HTTPException, Query
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from covey import errors
+from covey.http.application import Application
+from covey.testing.asgi import Answer, ask
+from covey.work.idempotency import InProgress
+
+Make = Callable[..., Application]
+Log = Callable[[], list[dict[str, Any]]]
+
+
+class Line(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    product_id: str
+    quantity: int = Field(ge=1)
+
+    @field_validator("product_id")
+    @classmethod
+    def known(cls, value: str) -> str:
+        if value == "forbidden":
+            raise ValueError("not sold any more")
+        return value
+
+
+class Order(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    lines: list[Line]
+    note: str = ""
+
+
+def raising(error: Exception) -> APIRouter:
+    api = APIRouter()
+
+    @api.get("/raise")
+    async def fail() -> None:
+        raise error
+
+    return api
+
+
+def orders() -> APIRouter:
+    api = APIRouter()
+
+    @api.post("/orders", status_code=201)
+    async def place(order: Order) -> Order:
+        return order
+
+    @api.get("/orders")
+    async def search(limit: int = Query(le=100), x_version: int = Header()) -> int:
+        return limit
+
+    return api
+
+
+def is_problem(answer: Answer, status: int, slug: str) -> dict[str, Any]:
+    assert answer.status == status, answer.body
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    problem: dict[str, Any] = answer.json()
+    assert problem["type"] == f"/problems/{slug}"
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["correlation_id"] == answer.headers["x-correlation-id"]
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "slug"),
+    [
+        (errors.Rejected("why"), 400, "rejected"),
+        (errors.Unreadable("why"), 400, "unreadable"),
+        (errors.Unauthenticated("why"), 401, "unauthenticated"),
+        (errors.Forbidden("why"), 403, "forbidden"),
+        (errors.NotFound("why"), 404, "not-found"),
+        (errors.Conflict("why"), 409, "conflict"),
+        (errors.ConstraintViolated("why", "orders_pkey"), 409, "conflict"),
+        (InProgress("why"), 409, "conflict"),
+        (errors.TooLarge("why"), 413, "too-large"),
+        (errors.Invalid("why"), 422, "invalid"),
+        (errors.Unavailable("inside"), 503, "unavailable"),
+        (errors.DatabaseUnavailable("inside"), 503, "unavailable"),
+        (errors.PoolExhausted("inside"), 503, "unavailable"),
+        (errors.DeadlineExceeded("inside"), 504, "deadline-exceeded"),
+        (errors.Defect("inside"), 500, "internal"),
+        (errors.ConfigurationError("inside"), 500, "internal"),
+        (RuntimeError("inside"), 500, "internal"),
+        (HTTPException(418, "why"), 418, "im-a-teapot"),
+        (HTTPException(410), 410, "gone"),
+        (HTTPException(599), 599, "error"),
+        (HTTPException(429, "why"), 429, "too-many-requests"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+async def test_each_error_has_its_status_and_a_stable_type(
+    make: Make, error: Exception, status: int, slug: str
+) -> None:
+    answer = await ask(make(raising(error)), "GET", "/raise")
+
+    problem = is_problem(answer, status, slug)
+    assert problem["instance"] == "/raise"
+    assert problem.get("detail") in (None, "why"), "of what is our own business the caller is told nothing"
+    assert (problem.get("detail") == "why") == ("why" in str(error))
+
+
+def test_every_error_of_the_tree_means_something_in_http() -> None:
+    from covey.http.problems import problem_of
+
+    def family(kind: type[errors.CoveyError]) -> list[type[errors.CoveyError]]:
+        return [kind, *(heir for child in kind.__subclasses__() for heir in family(child))]
+
+    for kind in family(errors.CoveyError):
+        error = kind("x", None) if kind is errors.ConstraintViolated else kind("x")
+        status = problem_of(error).status
+        assert (400 <= status < 500) == issubclass(kind, errors.Rejected), kind
+
+
+async def test_who_is_not_known_is_told_how_to_be(make: Make) -> None:
+    answer = await ask(make(raising(errors.Unauthenticated("who"))), "GET", "/raise")
+
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (errors.Unavailable("x"), "1"),
+        (errors.Unavailable("x", retry_after=timedelta(seconds=7.2)), "8"),
+        (HTTPException(429), "1"),
+        (HTTPException(429, headers={"Retry-After": "30"}), "30"),
+        (HTTPException(503), "1"),
+        (InProgress("x"), "1"),
+    ],
+)
+async def test_who_may_try_again_is_told_when(make: Make, error: Exception, seconds: str) -> None:
+    answer = await ask(make(raising(error)), "GET", "/raise")
+
+    assert answer.headers["retry-after"] == seconds
+
+
+async def test_what_we_did_not_foresee_tells_nothing_of_our_inside_and_is_logged_once(make: Make, log: Log) -> None:
+    secret = "postgresql://order:hunter2@10.0.0.7/order"
+
+    answer = await ask(make(raising(RuntimeError(secret))), "GET", "/raise", headers={"X-Correlation-ID": "find-me"})
+
+    assert b"hunter2" not in answer.body and b"10.0.0.7" not in answer.body and b"RuntimeError" not in answer.body
+    failures = [line for line in log() if "exception" in line]
+    assert [line["correlation_id"] for line in failures] == ["find-me"]
+    assert failures[0]["exception"]["type"] == "RuntimeError"
+    assert failures[0]["exception"]["frames"][-1].endswith("in raising.<locals>.fail")
+    assert "hunter2" not in repr(log())
+
+
+async def test_what_the_caller_did_wrong_is_no_failure_of_ours(make: Make, log: Log) -> None:
+    await ask(make(raising(errors.Conflict("x"))), "GET", "/raise")
+
+    assert [(line["event"], line["level"]) for line in log()] == [("request", "info")]
+
+
+async def test_a_body_that_is_no_json_is_400(make: Make) -> None:
+    for body in (b"{", b"{'a': 1}", b"\xff\xfe", b'{"lines": [}', b"nonsense"):
+        answer = await ask(make(orders()), "POST", "/orders", body=body)
+        assert answer.status == 400, body
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_every_broken_rule_is_listed_with_its_place(make: Make) -> None:
+    body = b'{"lines": [{"product_id": "a", "quantity": 0}, {"product_id": 5, "quantity": 1.5, "x/y~z": 1}]}'
+
+    problem = is_problem(await ask(make(orders()), "POST", "/orders", body=body), 422, "invalid")
+
+    assert {(found["in"], found["pointer"], found["rule"]) for found in problem["errors"]} == {
+        ("body", "#/lines/0/quantity", "greater_than_equal"),
+        ("body", "#/lines/1/product_id", "string_type"),
+        ("body", "#/lines/1/quantity", "int_type"),
+        ("body", "#/lines/1/x~1y~0z", "extra_forbidden"),
+    }
+    assert all(found["what"] for found in problem["errors"])
+
+
+async def test_parameters_and_headers_are_judged_alike(make: Make) -> None:
+    answer = await ask(make(orders()), "GET", "/orders", query="limit=1000")
+
+    assert {(found["in"], found["pointer"]) for found in is_problem(answer, 422, "invalid")["errors"]} == {
+        ("query", "#/limit"),
+        ("header", "#/x-version"),
+    }
+
+
+async def test_a_rule_of_the_models_own_says_what_its_author_wrote(make: Make) -> None:
+    answer = await ask(make(orders()), "POST", "/orders", body=b'{"lines":[{"product_id":"forbidden","quantity":1}]}')
+
+    assert "not sold any more" in is_problem(answer, 422, "invalid")["errors"][0]["what"]
+
+
+async def test_a_body_of_a_thousand_mistakes_is_answered_shortly(make: Make) -> None:
+    body = b'{"lines":[' + b",".join([b'{"product_id":1,"quantity":0}'] * 1000) + b"]}"
+
+    answer = await ask(make(orders()), "POST", "/orders", body=body)
+
+    assert len(is_problem(answer, 422, "invalid")["errors"]) == 25
+    assert len(answer.body) < 10_000
+
+
+async def test_what_was_sent_is_not_sent_back_and_not_logged(make: Make, log: Log) -> None:
+    body = b'{"lines":"hunter2", "password": "hunter2"}'
+
+    answer = await ask(make(orders()), "POST", "/orders", body=body)
+
+    assert answer.status == 422
+    assert b"hunter2" not in answer.body
+    assert "hunter2" not in repr(log())
+
+
+async def test_an_answer_that_breaks_its_own_model_is_our_defect(make: Make, log: Log) -> None:
+    api = APIRouter()
+
+    @api.get("/wrong")
+    async def wrong() -> Order:
+        return {"lines": "hunter2"}  # type: ignore[return-value]  # that is the defect
+
+    answer = await ask(make(api), "GET", "/wrong")
+
+    is_problem(answer, 500, "internal")
+    assert "hunter2" not in repr(log())
+
+
+async def test_an_unknown_path_is_404(make: Make) -> None:
+    is_problem(await ask(make(orders()), "GET", "/nowhere"), 404, "not-found")
+
+
+async def test_a_wrong_method_is_405_with_all_that_the_path_knows(make: Make) -> None:
+    answer = await ask(make(orders()), "DELETE", "/orders")
+
+    is_problem(answer, 405, "method-not-allowed")
+    assert answer.headers["allow"] == "GET, HEAD, POST"
+
+
+async def test_an_error_after_the_answer_has_begun_ends_the_connection_and_is_logged(make: Make, log: Log) -> None:
+    api = APIRouter()
+
+    async def parts() -> Any:
+        yield b"half an ans"
+        raise RuntimeError("torn")
+
+    @api.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(parts())
+
+    with pytest.raises((RuntimeError, ExceptionGroup)):
+        await ask(make(api), "GET", "/stream")
+
+    assert [line["event"] for line in log()] == ["request failed", "request"]
+
+
+async def test_problem_details_are_in_the_openapi_document(make: Make) -> None:
+    document = (await ask(make(orders()), "GET", "/openapi.json")).json()
+
+    responses = document["paths"]["/orders"]["post"]["responses"]
+    assert set(responses) == {"201", "4XX", "5XX"}, "and not FastAPI's own 422"
+    for status in ("4XX", "5XX"):
+        assert responses[status]["content"] == {
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+        }
+    assert "type" in document["components"]["schemas"]["Problem"]["properties"]
+    assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])
