@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -29,13 +29,17 @@ def describe(error: BaseException, links: int = _MOST_LINKS) -> dict[str, Any]:
 
 def _message(error: BaseException) -> str:
     """Return what the exception says, without the rows and inputs that some quote."""
-    if callable(rules := getattr(error, "errors", None)):  # of pydantic or FastAPI: its text holds what was validated
-        return "; ".join(map(_rule, rules()))
+    rules = getattr(error, "errors", None)
+    if callable(rules):  # of pydantic or FastAPI: its text holds what was validated
+        return _rules(rules)
     return text_of(error).partition("\nDETAIL:")[0]  # of PostgreSQL: the values of the row that was refused
 
 
-def _rule(broken: Any) -> str:
-    return f"{'.'.join(map(str, broken['loc']))}: {broken['msg']}" if isinstance(broken, Mapping) else "?"
+def _rules(rules: Callable[[], Any]) -> str:
+    try:
+        return "; ".join(f"{'.'.join(map(str, broken['loc']))}: {broken['msg']}" for broken in rules())
+    except Exception as error:  # an `errors` of another kind
+        return f"[without text: {type(error).__name__}]"
 
 
 def _frames(traceback: TracebackType | None) -> list[str]:

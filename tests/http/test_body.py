@@ -1,0 +1,216 @@
+"""Limits on bodies: size and nesting, refused before anything is parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, Request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from covey.errors import Unreadable
+from covey.http.application import Application
+from covey.http.body import check_nesting
+from covey.http.edge import HttpOptions
+from covey.testing.asgi import ask, scope_of
+
+Make = Callable[..., Application]
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def app(make: Make) -> Application:
+    api = APIRouter()
+
+    @api.post("/json")
+    async def take(value: Any = None) -> int:
+        return 1
+
+    @api.post("/any")
+    async def take_any(body: dict[str, Any]) -> int:
+        return len(body)
+
+    @api.post("/raw")
+    async def raw(request: Request) -> int:
+        return len(await request.body())
+
+    return make(api)
+
+
+async def test_a_body_at_the_limit_is_taken_and_one_byte_more_is_not(app: Application) -> None:
+    headers = {"content-type": "application/octet-stream"}
+
+    assert (await ask(app, "POST", "/raw", headers=headers, body=b"x" * MIB)).json() == MIB
+    assert (await ask(app, "POST", "/raw", headers=headers, body=b"x" * (MIB + 1))).status == 413
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_length_without_reading_it(app: Application) -> None:
+    async def receive() -> Any:
+        raise AssertionError("nothing may be read")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope_of("POST", "/raw", {"content-length": str(10 * MIB)}), receive, send)
+
+    assert sent[0]["status"] == 413
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "ten", "", "9" * 5_000])
+async def test_a_length_that_is_none_is_refused(app: Application, length: str) -> None:
+    answer = await ask(app, "POST", "/raw", headers={"content-length": length})
+
+    assert answer.status in (400, 413)
+
+
+async def test_a_chunked_body_is_refused_as_soon_as_it_grows_past_the_limit(app: Application) -> None:
+    read = 0
+
+    async def receive() -> Any:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope_of("POST", "/raw", {"transfer-encoding": "chunked"}), receive, send)
+
+    assert sent[0]["status"] == 413
+    assert read == 17, "one part more than fits, and not one after it"
+
+
+async def test_a_lying_length_does_not_let_more_in(app: Application) -> None:
+    answer = await ask(app, "POST", "/raw", headers={"content-length": "1"}, body=[b"x" * MIB, b"x"])
+
+    assert answer.status == 413
+
+
+async def test_a_body_in_many_parts_arrives_whole(app: Application) -> None:
+    body = json.dumps({str(number): number for number in range(100)}).encode()
+
+    answer = await ask(app, "POST", "/any", body=[body[i : i + 7] for i in range(0, len(body), 7)])
+
+    assert answer.json() == 100
+
+
+async def test_a_client_that_stalls_is_told_so(make: Make) -> None:
+    app = make(options=HttpOptions(body_timeout=timedelta(seconds=0.05)))
+
+    async def receive() -> Any:
+        if first:
+            return first.pop()
+        return await asyncio.Event().wait()
+
+    first = [{"type": "http.request", "body": b"{", "more_body": True}]
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope_of("POST", "/any", {"content-length": "100"}), receive, send)
+
+    assert sent[0]["status"] == 408
+
+
+async def test_limits_can_be_set(make: Make) -> None:
+    app = make(options=HttpOptions(max_body_bytes=10, max_json_depth=1))
+
+    assert (await ask(app, "POST", "/any", body=b"[" + b" " * 20 + b"]")).status == 413
+    assert (await ask(app, "POST", "/any", body=b"[[]]")).status == 400
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/merge-patch+json", "Application/JSON; charset=x"]
+)
+async def test_ten_thousand_levels_are_refused_and_the_service_lives_on(app: Application, content_type: str) -> None:
+    for body in (
+        b"[" * 10_000 + b"]" * 10_000,
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        b"[" * 10_000,
+        b'[{"a":' * 5_000,
+    ):
+        answer = await ask(app, "POST", "/any", headers={"content-type": content_type}, body=body)
+        assert answer.status == 400
+        assert answer.json()["type"] == "/problems/unreadable"
+
+    assert (await ask(app, "POST", "/any", body=b"{}")).status == 200
+
+
+def depth_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(depth_of, value), default=0)
+    return 0
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(alphabet='[]{}"\\ab\u00e9\n'),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(alphabet='[]{}"\\x'), inner, max_size=4),
+    max_leaves=30,
+)
+
+
+@given(value=json_values, limit=st.integers(0, 6), ascii_only=st.booleans(), indent=st.sampled_from([None, 1]))
+def test_nesting_is_judged_as_a_parser_would(value: Any, limit: int, ascii_only: bool, indent: int | None) -> None:
+    body = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
+
+    if depth_of(value) <= limit:
+        check_nesting(body, limit)
+    else:
+        with pytest.raises(Unreadable):
+            check_nesting(body, limit)
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_neither_a_crash_nor_a_reason_to_refuse(body: bytes) -> None:
+    if body.count(b"[") + body.count(b"{") <= 32:
+        check_nesting(body, 32)
+
+
+def test_brackets_in_strings_do_not_count() -> None:
+    check_nesting(json.dumps({"text": "[" * 1000, "escaped": '\\"[[[[' * 100}).encode(), 2)
+
+
+def test_other_encodings_cannot_smuggle_depth_past_the_check() -> None:
+    body = ("[" + '"\u2222",[' * 40 + "]" * 41).encode("utf-16-le")
+
+    with pytest.raises(Unreadable):
+        check_nesting(body, 32)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * MIB,
+        b"[]" * (MIB // 2),
+        b'"' * MIB,
+        b'\\"' * (MIB // 2),
+        b'"\\' * (MIB // 2),
+        b"[" * 33 + b'"' + b"a" * MIB,
+        (b"[" * 32 + b"]" * 32) * (MIB // 64),
+        b'{"a":[' * (MIB // 6),
+        b"[" * 40 + b'"\\"' * (MIB // 3),
+    ],
+    ids=range(9),
+)
+def test_the_worst_mebibyte_costs_no_more_than_a_moment(body: bytes) -> None:
+    begun = time.process_time()
+
+    with suppress(Unreadable):
+        check_nesting(body, 32)
+
+    assert time.process_time() - begun < 0.25
