@@ -94,13 +94,13 @@ def run(saga: Definition[Data], script: list[Input]) -> tuple[State, World, list
     state: State = Running(0)
     world = World()
     states: list[State] = [state]
-    for given in script:
+    for happening in script:
         if isinstance(state, Running):
             world.asked.add(state.step)
         before = state
-        state, decision = decide(saga, state, given)
+        state, decision = decide(saga, state, happening)
         if not isinstance(decision, Nothing):
-            world.see(before, given)
+            world.see(before, happening)
         states.append(state)
         if isinstance(state, (Completed, Compensated)):
             break
@@ -165,8 +165,8 @@ def test_an_ended_saga_stays_ended(saga: Definition[Data], script: list[Input]) 
     state, _, _ = run(saga, script)
 
     if isinstance(state, (Completed, Compensated)):
-        for given in (Done(), NotDone("no"), Silent(), Cancel("no")):
-            after, decision = decide(saga, state, given)
+        for happening in (Done(), NotDone("no"), Silent(), Cancel("no")):
+            after, decision = decide(saga, state, happening)
             assert after == state
             assert isinstance(decision, Nothing)
 

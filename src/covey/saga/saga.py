@@ -31,6 +31,7 @@ class Saga(Definition[D]):
             data=data.model_dump(mode="json"),
             logged=0,
             moved_at=now,
+            deadline=None,
             now=now,
         )
         transition = Transition(self, record, work)

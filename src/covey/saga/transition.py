@@ -37,7 +37,8 @@ BACKOFF_CAP = timedelta(seconds=30)
 
 
 class Transition:
-    """Moves one saga, in the transaction of `work`. `wait_seconds` is when it moves by itself if nothing comes.
+    """Moves one saga, in the transaction of `work`. `wait_seconds` is when it moves by itself if nothing comes;
+    what does not move it leaves that as it is.
 
     `exhausted`: functions have failed too often; one that can be undone now counts as refused, because its
     transaction was rolled back each time, while one that only goes forward is tried for ever.
@@ -48,7 +49,8 @@ class Transition:
         self._saga = saga
         self._work = work
         self.record = record
-        self.wait_seconds: float | None = None
+        left = record.deadline - record.now if record.deadline is not None else None
+        self.wait_seconds = left.total_seconds() if left is not None else None
 
     async def begin(self) -> None:
         """Do the first step."""
