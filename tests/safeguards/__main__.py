@@ -1,0 +1,185 @@
+"""Remove one safeguard at a time, and see the test that it names fail: `make safeguards`.
+
+Each patch in this folder takes one safeguard out of a copy of the project. Its head names the safeguard and the test
+that must notice. A test that passes without its safeguard proves nothing; a patch that no longer applies is a
+safeguard that somebody has moved: both are failures here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+PATCHES = Path(__file__).parent
+AT_ONCE = 2
+LIMIT_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Safeguard:
+    """A patch, what it removes, and the tests of which each must fail then."""
+
+    patch: Path
+    what: str
+    tests: tuple[str, ...]
+
+    @classmethod
+    def read(cls, patch: Path) -> Safeguard:
+        """Read the head of a patch; exit when it lacks something."""
+        head = patch.read_text().partition("\ndiff --git ")[0].splitlines()
+        what = [line.removeprefix("Safeguard: ") for line in head if line.startswith("Safeguard: ")]
+        tests = tuple(line.removeprefix("Test: ") for line in head if line.startswith("Test: "))
+        if len(what) != 1 or not tests:
+            sys.exit(f"{patch.name}: its head must have one line 'Safeguard: …' and a line 'Test: …' for each test")
+        return cls(patch, what[0], tests)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How tests went: which passed, which failed; neither is one that could not be run."""
+
+    passed: frozenset[str]
+    failed: frozenset[str]
+    output: str
+
+
+def main() -> int:
+    """Check all safeguards, or those whose names contain one of the arguments; 1 when one is not guarded."""
+    parser = argparse.ArgumentParser(prog="python -m tests.safeguards", description=__doc__)
+    parser.add_argument("names", nargs="*", help="only patches whose names contain one of these")
+    parser.add_argument("--list", action="store_true", help="only list safeguards and their tests")
+    args = parser.parse_args()
+    patches = sorted(PATCHES.glob("*.patch"))
+    chosen = [Safeguard.read(p) for p in patches if not args.names or any(name in p.name for name in args.names)]
+    if not chosen:
+        parser.error("no patch of that name")
+    if args.list:
+        for one in chosen:
+            say(f"{one.patch.stem}\n    {one.what}\n    " + "\n    ".join(one.tests))
+        return 0
+    return asyncio.run(check(chosen))
+
+
+async def check(safeguards: Sequence[Safeguard]) -> int:
+    """See every test pass with the safeguards and fail without its own."""
+    with tempfile.TemporaryDirectory(prefix="covey-safeguards-") as folder:
+        whole = copy_project(Path(folder) / "whole")
+        tests = sorted({test for one in safeguards for test in one.tests})
+        say(f"{len(safeguards)} safeguards; first their {len(tests)} tests on the whole project")
+        before = await run(whole, tests)
+        if missing := set(tests) - before.passed:
+            say(before.output)
+            say("these do not pass with every safeguard in place: " + ", ".join(sorted(missing)))
+            return 1
+        turn = asyncio.Semaphore(AT_ONCE)
+        complaints = await asyncio.gather(*(without(one, Path(folder), turn) for one in safeguards))
+    wrong = [complaint for complaint in complaints if complaint]
+    say("\n".join(wrong) if wrong else f"{len(safeguards)} safeguards, each missed by its test when it is gone")
+    return 1 if wrong else 0
+
+
+async def without(one: Safeguard, folder: Path, turn: asyncio.Semaphore) -> str | None:
+    """Take one safeguard out of a copy and run its tests there; return what is wrong, if anything."""
+    async with turn:
+        copy = copy_project(folder / one.patch.stem)
+        if complaint := apply(one.patch, copy):
+            return f"✗ {one.patch.name} no longer applies: make it anew. {complaint}"
+        result = await run(copy, one.tests)
+        shutil.rmtree(copy, ignore_errors=True)
+    unmoved = [test for test in one.tests if test not in result.failed]
+    if unmoved:
+        say(result.output)
+        return f"✗ {one.patch.stem}: not noticed by {', '.join(unmoved)} ({one.what})"
+    say(f"✓ {one.patch.stem}: {one.what}")
+    return None
+
+
+def apply(patch: Path, project: Path) -> str:
+    """Apply a patch to a copy; return git's complaint, empty when there is none."""
+    command = ["git", "apply", "--whitespace=nowarn", str(patch)]
+    applied = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    return applied.stderr.strip() if applied.returncode else ""
+
+
+def copy_project(to: Path) -> Path:
+    """Copy the files that make up the project, as they are now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+    return to
+
+
+async def run(project: Path, tests: Iterable[str]) -> Result:
+    """Run tests of a copy, with the copy's code before the installed one."""
+    services = [str(folder) for folder in (project / "services").iterdir() if folder.is_dir()]
+    path = os.pathsep.join([str(project / "src"), str(project), *services])
+    report = project / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", f"--junitxml={report}"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *tests,
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return Result(frozenset(), frozenset(), f"the tests took longer than {LIMIT_SECONDS} s")
+    return outcome(report, tests, output.decode(errors="replace")[-4_000:])
+
+
+def outcome(report: Path, tests: Iterable[str], output: str) -> Result:
+    """Read pytest's report. A test that was named without its parameters passes when all its variants do."""
+    if not report.exists():
+        return Result(frozenset(), frozenset(), output)
+    cases: dict[str, list[str]] = {}
+    for case in ElementTree.parse(report).iter("testcase"):  # our own file
+        verdicts = {child.tag for child in case}
+        verdict = "failed" if "failure" in verdicts else "other" if verdicts & {"error", "skipped"} else "passed"
+        cases.setdefault(f"{case.get('classname', '')}.{case.get('name', '')}", []).append(verdict)
+    passed, failed = set(), set()
+    for test in tests:
+        verdicts_of = [v for name, found in cases.items() if same(name, test) for v in found]
+        if verdicts_of and all(v == "passed" for v in verdicts_of):
+            passed.add(test)
+        if "failed" in verdicts_of:
+            failed.add(test)
+    return Result(frozenset(passed), frozenset(failed), output)
+
+
+def same(name: str, test: str) -> bool:
+    """Tell whether a case of the report, `tests.a.test_b.test_c[1]`, is of the node id `tests/a/test_b.py::test_c`."""
+    wanted = test.replace(".py::", ".").replace("::", ".").replace("/", ".")
+    return name == wanted or name.startswith(f"{wanted}[")
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
