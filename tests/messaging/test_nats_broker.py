@@ -210,6 +210,15 @@ class TestRefusals:
         with pytest.raises(BrokerUnavailable, match="thief has taken"):
             await nats_broker.publish([event()])
 
+    async def test_a_stream_that_confirms_nothing_is_unavailable(
+        self, broker: NatsBroker, client: Client, name: str
+    ) -> None:
+        config = (await client.jetstream().stream_info(name)).config
+        await client.jetstream().update_stream(config, no_ack=True)
+
+        with pytest.raises(BrokerUnavailable, match="confirmed nothing for 5 s"):
+            await asyncio.wait_for(broker.publish([event()]), timeout=8)
+
     @pytest.mark.parametrize(
         "kind", ["order", "order.", "order.a b.v1", "order.*.v1", "order.>", "order..v1", "order.\r\n"]
     )

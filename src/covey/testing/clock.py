@@ -59,9 +59,13 @@ class FakeClock:
         self._elapsed = until
         await _settle()
 
-    async def sleepers(self, number: int) -> None:
+    async def sleepers(self, number: int, within: timedelta = timedelta(seconds=10)) -> None:
         """Wait until so many tasks sleep on this clock; fail when they do not."""
-        await eventually(lambda: sum(not woken.done() for _, _, woken in self._sleeping) >= number)
+        await eventually(
+            lambda: sum(not woken.done() for _, _, woken in self._sleeping) >= number,
+            within,
+            because=f"{number} tasks sleep on the fake clock",
+        )
 
 
 async def _settle() -> None:

@@ -33,8 +33,9 @@ async def eventually(
     ask for what you want to see: `await eventually(lambda: shop.orders(), because="the order was placed")`.
     """
     pause, last = _FIRST_PAUSE_SECONDS, "it gave no answer"
+    limit = asyncio.timeout(within.total_seconds())
     try:
-        async with asyncio.timeout(within.total_seconds()):
+        async with limit:
             while True:
                 try:
                     found = condition()
@@ -47,5 +48,7 @@ async def eventually(
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
     except TimeoutError:
+        if not limit.expired():
+            raise  # the condition's own
         reason = f" ({because})" if because else ""
         raise AssertionError(f"not within {within.total_seconds():g} s{reason}; {last}") from None

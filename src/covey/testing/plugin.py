@@ -42,9 +42,11 @@ def covey_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]
     `postgres_url` is an administrator's, `nats_url` and `valkey_url` hold the password. What they keep is lost at the
     end. Shared by all tests of the session: isolate with `database_url` and `system_name`.
     """
-    from covey.local.engines.embedded import start_all
+    from covey.local.engines.embedded import EngineOptions, start_all
 
-    engines = blocking(start_all(tmp_path_factory.mktemp("engines")))
+    # A killed process loses nothing even so, and no test outlives a machine that loses power.
+    options = EngineOptions(nats_sync_interval="2m")
+    engines = blocking(start_all(tmp_path_factory.mktemp("engines"), options))
     yield engines
     blocking(engines.stop())
 
