@@ -94,6 +94,8 @@ class Publisher:
 
     async def _send(self, stream: str, messages: Sequence[Outgoing], confirmed: int) -> _Refusal | None:
         """Send all, wait until the last `confirmed` of them are; return what was refused."""
+        if self.connection.lost.is_set():
+            raise BrokerUnavailable(self.connection.problem)
         waiting = _Round(stream, confirmed)
         tokens = [str(next(self._tokens)) for _ in range(confirmed)]
         replies = [""] * (len(messages) - confirmed) + [self._inbox + token for token in tokens]
