@@ -1,0 +1,82 @@
+"""The page of settings says what the code says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, fields
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import AliasChoices, BaseModel
+from pydantic_core import PydanticUndefined
+
+from covey.database.pool import PoolOptions
+from covey.http.edge import HttpOptions
+from covey.local.system import NatsEntry, ProcessEntry, ServiceEntry, System
+from covey.messaging.options import MessagingOptions
+from covey.settings import ServiceSettings
+from tests.docs.pages import ROOT
+
+
+def documented(section: str) -> dict[str, str]:
+    """Return the settings of a section of the page, with their defaults as they are written there."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    body = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|", body, re.MULTILINE)
+    return {name.replace("`", ""): default.replace("`", "") for name, default in rows}
+
+
+def written(default: Any) -> str:
+    """Return a default as the page writes it."""
+    match default:
+        case _ if default is PydanticUndefined or default is MISSING:
+            return "required"
+        case None:
+            return "none"
+        case {}:
+            return "empty"
+        case timedelta():
+            return f"{default.total_seconds():g} s"
+        case frozenset():
+            return ", ".join(sorted(default))
+        case _:
+            return str(default)
+
+
+def variables() -> dict[str, str]:
+    """Return the environment variables of a service, with their defaults."""
+    found = {}
+    for name, field in ServiceSettings.model_fields.items():
+        alias = field.validation_alias
+        names = [str(n) for n in alias.choices if str(n).isupper()] if isinstance(alias, AliasChoices) else [name]
+        found[", ".join(n.upper() for n in names)] = written(field.default)
+    return found
+
+
+def keys(prefix: str, entry: type[BaseModel]) -> dict[str, str]:
+    """Return the keys of a table of the system file, with their defaults."""
+    return {f"{prefix}.{name}": written(field.default) for name, field in entry.model_fields.items()}
+
+
+def test_every_variable_of_a_service_is_on_the_page() -> None:
+    assert documented("A service") == variables()
+
+
+def test_every_key_of_the_system_file_is_on_the_page() -> None:
+    tables = {"system": System, "services": ServiceEntry, "processes": ProcessEntry, "engines": NatsEntry}
+    assert set(System.model_fields) == {*tables, "root"}
+
+    assert documented("`covey.toml`") == {
+        "system.name": "required",
+        **keys("services.<name>", ServiceEntry),
+        **keys("processes.<name>", ProcessEntry),
+        **keys("engines.nats", NatsEntry),
+    }
+
+
+@pytest.mark.parametrize(
+    ("section", "options"), [("Messaging", MessagingOptions), ("HTTP", HttpOptions), ("Database", PoolOptions)]
+)
+def test_every_option_is_on_the_page(section: str, options: Any) -> None:
+    assert documented(section) == {field.name: written(field.default) for field in fields(options)}
