@@ -60,10 +60,14 @@ class IdempotentRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _claiming(endpoint), **options)
-        self.is_idempotent = bool(METHODS.intersection(self.methods or ())) and _uses_transaction(self.dependant)
         if self.is_idempotent:
             extra = dict(self.openapi_extra or {})
             self.openapi_extra = {**extra, "parameters": [*extra.get("parameters", ()), _PARAMETER]}
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Tell whether this route honours the header."""
+        return bool(METHODS.intersection(self.methods or ())) and _uses_transaction(self.dependant)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler with the attempt around it."""
