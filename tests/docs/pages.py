@@ -59,3 +59,12 @@ def all_blocks(*languages: str) -> list[Block]:
 def name_of(page: Path) -> str:
     """Return how a page is called in the name of a test."""
     return str(page.relative_to(ROOT))
+
+
+def own_code(page: Path) -> str:
+    """Return the Python of a page as one module, each block on the lines where the page has it."""
+    lines: list[str] = []
+    for block in blocks(page):
+        if block.language == "python" and block.file is None and "wrong" not in block.words:
+            lines += [""] * (block.line - 1 - len(lines)) + block.text.splitlines()
+    return "\n".join(lines) + "\n" if lines else ""

@@ -20,7 +20,7 @@ import typer
 
 from covey.cli import app
 from covey.local.system import System
-from tests.docs.pages import ROOT, Block, all_blocks, blocks, name_of, pages
+from tests.docs.pages import ROOT, Block, all_blocks, blocks, name_of, own_code, pages
 
 LANGUAGES = {"python", "toml", "json", "sql", "sh", "console", "http", "text"}
 _ORDINARY = {"cd", "curl", "export", "git", "kill", "psql", "uvicorn", "pytest", "jq"}
@@ -43,15 +43,6 @@ def test_code_that_is_shown_as_wrong_is_at_least_python(block: Block) -> None:
     compile(block.text, str(block), "exec", flags=0x2000)  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
-def own_code(page: Path) -> str:
-    """Return the Python of a page as one module, each block on the lines where the page has it."""
-    lines: list[str] = []
-    for block in blocks(page):
-        if block.language == "python" and block.file is None and "wrong" not in block.words:
-            lines += [""] * (block.line - 1 - len(lines)) + block.text.splitlines()
-    return "\n".join(lines) + "\n" if lines else ""
-
-
 WITH_CODE = [page for page in pages() if own_code(page)]
 
 
@@ -61,20 +52,6 @@ def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, module.__name__, module)  # where pydantic looks for what annotations name
 
     exec(compile(own_code(page), str(page), "exec"), module.__dict__)
-
-
-def test_the_tests_that_a_page_shows_pass(tmp_path: Path) -> None:
-    files = []
-    for page in WITH_CODE:
-        if "\nasync def test_" in own_code(page):
-            files.append(tmp_path / f"test_{page.stem}.py")
-            files[-1].write_text(own_code(page))
-
-    command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
-    run = subprocess.run([*command, *map(str, files)], cwd=tmp_path, capture_output=True, text=True)
-
-    assert files
-    assert run.returncode == 0, run.stdout
 
 
 def test_the_python_of_the_pages_type_checks(tmp_path: Path) -> None:
