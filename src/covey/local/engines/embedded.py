@@ -19,9 +19,13 @@ NAMES = ("postgres", "nats", "valkey")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """`nats_sync_interval`: how long a message that JetStream has acknowledged may be on its way to the disk."""
+    """`nats_sync_interval`: how long a message that JetStream has acknowledged may be on its way to the disk.
+
+    `postgres_fsync` off loses commits with the machine, not with the process: for tests, whose data nobody keeps.
+    """
 
     nats_sync_interval: str = "always"
+    postgres_fsync: bool = True
 
 
 class Engines:
@@ -75,7 +79,7 @@ async def start_all(folder: Path, options: EngineOptions | None = None) -> Engin
 async def start_engines(state: StateFolder, names: Collection[str], options: EngineOptions) -> dict[str, RunningEngine]:
     """Start some of the engines under an open state folder, in parallel; if one fails, raise its error as it is."""
     makers: dict[str, Callable[[int], Program]] = {
-        "postgres": lambda port: PostgresServer(state.path / "postgres", port),
+        "postgres": lambda port: PostgresServer(state.path / "postgres", port, fsync=options.postgres_fsync),
         "nats": lambda port: NatsServer(state.path / "nats", port, state.secret("nats"), options.nats_sync_interval),
         "valkey": lambda port: ValkeyServer(state.path / "valkey", port, state.secret("valkey")),
     }

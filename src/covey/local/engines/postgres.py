@@ -41,8 +41,9 @@ class PostgresServer:
     `identities` are the ways to run it that are tried, see `placement`; None is what suits this user.
     """
 
-    def __init__(self, folder: Path, port: int, identities: Sequence[str] | None = None) -> None:
+    def __init__(self, folder: Path, port: int, identities: Sequence[str] | None = None, *, fsync: bool = True) -> None:
         self._url = ""
+        self._fsync = "on" if fsync else "off"
         self._folder = folder
         self._port = port
         self._identities = identities
@@ -75,7 +76,7 @@ class PostgresServer:
         )
 
     def _command(self, placement: Placement) -> list[str]:
-        settings = {**_SETTINGS, "port": str(self._port)}
+        settings = {**_SETTINGS, "port": str(self._port), "fsync": self._fsync, "full_page_writes": self._fsync}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(placement.installation / "bin/postgres"), "-D", str(self._data), *options]
 
