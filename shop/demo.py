@@ -179,7 +179,12 @@ def _announcing(terminal: Terminal) -> Any:
 
 def _conclude(terminal: Terminal, failures: Sequence[str], seconds: float) -> None:
     if failures:
-        verdict = terminal.styled(f"{len(failures)} things are not as they should be", "red")
+        what = (
+            "1 thing is not as it should be"
+            if len(failures) == 1
+            else f"{len(failures)} things are not as they should be"
+        )
+        verdict = terminal.styled(what, "red")
     else:
         verdict = terminal.styled("Everything is as it should be", "green")
     terminal.say(f"\n{verdict}, after {seconds:.0f} s.")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from covey.errors import NotFound
+from covey.http.idempotency import IdempotentRoute
 from covey.http.transaction import Transaction
 from covey.ids import new_id
 from inventory_service import storage
@@ -25,7 +26,7 @@ from inventory_service.domain import (
 )
 from inventory_service.messages import ProductChanged
 
-api = APIRouter(prefix="/api/v1", tags=["inventory"])
+api = APIRouter(prefix="/api/v1", tags=["inventory"], route_class=IdempotentRoute)
 
 
 T = TypeVar("T")

@@ -50,6 +50,19 @@ async def test_a_delivery_adds_to_the_stock(http: aiohttp.ClientSession) -> None
     assert second[1] == {"product_id": product["id"], "received": 15, "free": 15, "reserved": 0, "sold": 0}
 
 
+async def test_a_delivery_that_is_booked_again_with_the_same_key_counts_once(http: aiohttp.ClientSession) -> None:
+    _, product = await post(http, "/products", MUG)
+    path, headers = f"/api/v1/products/{product['id']}/deliveries", {"Idempotency-Key": str(new_id())}
+
+    answers = []
+    for _ in range(3):
+        async with http.post(path, json={"quantity": 10}, headers=headers) as response:
+            answers.append((response.status, await response.json()))
+
+    assert answers == [answers[0]] * 3
+    assert (await get(http, f"/products/{product['id']}/stock"))[1]["received"] == 10
+
+
 async def test_a_change_takes_the_version_that_was_read(http: aiohttp.ClientSession) -> None:
     _, product = await post(http, "/products", MUG)
     path = f"/products/{product['id']}"

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from covey.errors import Conflict, NotFound
+from covey.http.idempotency import IdempotentRoute
 from covey.http.transaction import Transaction
 from covey.ids import new_id
 from covey.saga.journal import history
@@ -32,7 +33,7 @@ from order_service.messages import OrderPlaced
 from order_service.saga import PlaceOrder, place_order
 from order_service.storage import Stored
 
-api = APIRouter(prefix="/api/v1", tags=["orders"])
+api = APIRouter(prefix="/api/v1", tags=["orders"], route_class=IdempotentRoute)
 
 
 class _Request(BaseModel):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from covey.http.transaction import Transaction
 from fastapi import APIRouter
 from pydantic import BaseModel
 
 from covey.errors import Conflict, NotFound
+from covey.http.idempotency import IdempotentRoute
+from covey.http.transaction import Transaction
 from payment_service import domain, storage
 from payment_service.domain import Money, No, OrderId, Payment, PaymentId
 from payment_service.messages import RefundPayment
 
-api = APIRouter(prefix="/api/v1", tags=["payments"])
+api = APIRouter(prefix="/api/v1", tags=["payments"], route_class=IdempotentRoute)
 
 
 class PaymentView(BaseModel):
