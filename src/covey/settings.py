@@ -1,18 +1,22 @@
 """Settings of a service, read once at start from the environment.
 
-A wrong value stops the service before it opens anything, with one line a mistake that names the variable.
+A wrong value stops the service before it opens anything, with one line a mistake that names the variable. A span of
+time is a number of seconds (`2.5`), or written as ISO 8601 has it (`PT2.5S`).
 """
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from covey.errors import ConfigurationError
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class ServiceSettings(BaseSettings):
@@ -41,6 +45,13 @@ class ServiceSettings(BaseSettings):
     unready_for: timedelta = Field(
         default=timedelta(0), description="keep serving for so long after SIGTERM, until load balancers have seen it"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _seconds(cls, value: object, info: ValidationInfo) -> object:
+        """Read a bare number as seconds where a span is meant; pydantic takes it for a malformed duration."""
+        is_span = cls.model_fields[str(info.field_name)].annotation is timedelta
+        return float(value) if is_span and isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 S = TypeVar("S", bound=ServiceSettings)

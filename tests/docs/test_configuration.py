@@ -12,10 +12,11 @@ from pydantic import AliasChoices, BaseModel
 from pydantic_core import PydanticUndefined
 
 from covey.database.pool import PoolOptions
+from covey.errors import ConfigurationError
 from covey.http.edge import HttpOptions
 from covey.local.system import NatsEntry, ProcessEntry, ServiceEntry, System
 from covey.messaging.options import MessagingOptions
-from covey.settings import ServiceSettings
+from covey.settings import ServiceSettings, load
 from tests.docs.pages import ROOT
 
 
@@ -80,3 +81,24 @@ def test_every_key_of_the_system_file_is_on_the_page() -> None:
 )
 def test_every_option_is_on_the_page(section: str, options: Any) -> None:
     assert documented(section) == {field.name: written(field.default) for field in fields(options)}
+
+
+class _Settings(ServiceSettings):
+    provider_timeout: timedelta = timedelta(0)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("3", 3), ("2.5", 2.5), ("PT2.5S", 2.5), ("PT1M", 60)])
+def test_a_span_is_written_as_the_page_says(text: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POOL_WAIT", "PROVIDER_TIMEOUT", "DATABASE_URL", "NATS_URL"):
+        monkeypatch.setenv(name, text)
+
+    settings = load(_Settings, "order")
+
+    assert settings.pool_wait == settings.provider_timeout == timedelta(seconds=seconds)
+
+
+def test_a_span_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRAIN_TIMEOUT", "soon")
+
+    with pytest.raises(ConfigurationError, match="DRAIN_TIMEOUT"):
+        load(ServiceSettings, "order")
