@@ -10,6 +10,7 @@ The envelope follows CloudEvents 1.0 (https://cloudevents.io); its attributes be
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,6 +45,8 @@ class Message(BaseModel):
             raise DefinitionError(f"{cls.__name__}: key={cls.key_field!r} is not one of its fields")
 
     def __init_subclass__(cls, type: str = "", key: str = "", **kwargs: Any) -> None:
+        if "key" in inspect.get_annotations(cls):
+            raise DefinitionError(f"{cls.__name__}: no field may be called `key`, which is what orders a message")
         if type and not _TYPE.fullmatch(type):
             raise DefinitionError(
                 f"{cls.__name__}: type {type!r} must read like 'order.placed.v1': the service, what it is, a version"

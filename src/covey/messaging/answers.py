@@ -10,8 +10,6 @@ from covey.messaging.delivery import Delivery, reply_body, reply_envelope
 from covey.work.inbox import REPLY_TO
 from covey.work.unit_of_work import Work
 
-_KEEP = "INSERT INTO covey.reply (command_id, stream, key, body) VALUES ($1, $2, $3, $4)"
-
 
 class Answers:
     """Gives the replies of one service."""
@@ -25,7 +23,8 @@ class Answers:
         if REPLY_TO in delivery.envelope.headers:
             body = reply_body(reply)
             work.state.setdefault(Answers, {})[delivery.command_id] = body
-            work.defer(_KEEP, delivery.command_id, delivery.envelope.headers[REPLY_TO], delivery.envelope.key, body)
+            asker = delivery.envelope.headers[REPLY_TO]
+            work.collect("keep_replies", delivery.command_id, asker, delivery.envelope.key, body)
             self.send(work, delivery, body)
 
     def known(self, work: Work, delivery: Delivery) -> bytes | None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pydantic_core
 
 from covey.context import Context, Trace, new_context, new_span_id
 from covey.ids import new_id
 from covey.message import Envelope, Refused, Reply
-from covey.work.inbox import REPLY_TO
+from covey.work.inbox import REPLY_TO, command_id_of, inbox_columns, waited_until
 from covey.work.outbox import context_headers
 
 IN_REPLY_TO = "in-reply-to"
@@ -62,7 +62,7 @@ def delivery_of(row: Any) -> Delivery:
             key=row[6],
             source=row[7],
             time=row[8],
-            headers=json.loads(row[9]),
+            headers=orjson.loads(row[9]),
             body=row[10],
         ),
         command_id=row[11],
@@ -70,6 +70,34 @@ def delivery_of(row: Any) -> Delivery:
         expired=row[13],
         answer=row[14],
         attempts=row[15],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What was read from a stream in one go: everything behind `after`, up to `upto`."""
+
+    stream: str
+    after: int
+    upto: int
+    envelopes: list[Envelope]
+
+    def columns(self) -> list[Any]:
+        """Return the arguments of `covey.receive` that say this."""
+        return [self.stream, self.after, self.upto, *inbox_columns(self.envelopes)]
+
+
+def received_delivery(envelope: Envelope, position: int, expired: bool, answer: bytes | None) -> Delivery:
+    """Build a delivery from an envelope just stored and what `covey.receive` says of it. It waits in no lane."""
+    return Delivery(
+        lane=-1,
+        position=position,
+        envelope=envelope,
+        command_id=command_id_of(envelope),
+        deadline=waited_until(envelope),
+        expired=expired,
+        answer=answer,
+        attempts=0,
     )
 
 

@@ -9,8 +9,10 @@ and wakes up late finds that its token is no longer the hold's, and writes nothi
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,14 +26,18 @@ from covey.errors import CoveyError, DependencyUnavailable
 from covey.message import Message
 from covey.messaging.answers import Answers
 from covey.messaging.delivery import Delivery
-from covey.messaging.failure import Failure, judge
+from covey.messaging.failure import Failure, judge, leaked
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import External, as_reply, is_command
 from covey.work.unit_of_work import Work, begin, commit, roll_back
 
+SETTLING = 4
+"""So many calls may record their answers at once: each has a connection of the pool, while it waits for its lane."""
+
+LONGEST_QUEUE_SECONDS = 5.0
+
 _RESUME = "SELECT covey.resume($1, $2, $3)"
-_FINISH_HELD = "SELECT covey.finish_held($1, $2)"
 _PARK = "SELECT covey.park($1, $2, $3, $4, $5, NULL, NULL, $6)"
 
 log = structlog.get_logger("covey.messaging")
@@ -49,7 +55,10 @@ class Call:
 
 
 class Calls:
-    """The calls under way in this process, at most `options.calls` at a time (a bulkhead)."""
+    """The calls under way in this process, at most `options.calls` at a time (a bulkhead).
+
+    None begins while this process is not seen to be `alive`, because another would take it for abandoned at once.
+    """
 
     def __init__(
         self,
@@ -60,6 +69,7 @@ class Calls:
         observation: Observation,
         committed: Callable[[Work], None],
         wake: Callable[[], None],
+        alive: Callable[[], bool],
     ) -> None:
         self._database = database
         self._service = service
@@ -69,11 +79,33 @@ class Calls:
         self._committed = committed
         self._wake = wake
         self._answers = Answers(service, clock)
+        self._alive = alive
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reserved = 0
+        self._settling = asyncio.Semaphore(SETTLING)
+        self._mean_seconds = 0.0
+        self._queue_ends = 0.0
 
-    def room(self) -> bool:
-        """Tell whether another call may begin."""
-        return len(self._tasks) < self._options.calls
+    def reserve(self) -> bool:
+        """Set a place for a call aside; False when there is none. Every place is given back in the end."""
+        if len(self._tasks) + self._reserved >= self._options.calls or not self._alive():
+            return False
+        self._reserved += 1
+        return True
+
+    def give_back(self, places: int) -> None:
+        """Give places back, to be taken by calls that start or by others."""
+        self._reserved -= places
+
+    def turn_away(self) -> timedelta:
+        """Return when a message without a place should come again: when its turn would come if all waited in a queue.
+
+        Coming at once, a few thousand of them would keep the database busy with nothing else.
+        """
+        now = time.monotonic()
+        pace = self._mean_seconds / self._options.calls
+        self._queue_ends = min(max(now, self._queue_ends) + pace, now + LONGEST_QUEUE_SECONDS)
+        return max(self._options.backoff, timedelta(seconds=self._queue_ends - now))
 
     def start(self, call: Call) -> None:
         """Begin a call whose intent is committed."""
@@ -98,19 +130,25 @@ class Calls:
             try:
                 with self._observation.calling(call.delivery, context):
                     result = await self._ask(call)
-                await self._commit(call, result)
+                async with self._settling:
+                    await self._commit(call, result)
+            except asyncio.CancelledError as error:
+                await self._set_aside(call, leaked(error))
             except Exception as error:
-                await self._set_aside(call, judge(call.delivery, error, self._options))
+                await self._set_aside(call, error)
             self._wake()
 
     async def _ask(self, call: Call) -> Any:
         key = str(call.delivery.command_id or call.delivery.envelope.id)
         seconds = call.registration.timeout.total_seconds()
+        begun = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 return await call.registration.effect.call(call.message, call.intent, key)
         except TimeoutError as error:
             raise DependencyUnavailable(f"no answer within {seconds:g} s") from error
+        finally:
+            self._mean_seconds += (time.monotonic() - begun - self._mean_seconds) / 8
 
     async def _commit(self, call: Call, result: Any) -> None:
         """Record the answer in one transaction, if the key is still ours."""
@@ -125,35 +163,41 @@ class Calls:
                 reply = await call.registration.effect.settle(call.message, result, work)
                 if is_command(call.registration):
                     self._answers.give(work, delivery, as_reply(reply, delivery.envelope.type))
+                work.collect("finish_held", delivery.envelope.key, delivery.position)
                 await work.flush()
-                with translated():
-                    await connection.execute(_FINISH_HELD, delivery.envelope.key, [delivery.position])
                 await commit(connection)
             except BaseException:
                 await roll_back(connection)
                 raise
         self._committed(work)
 
-    async def _set_aside(self, call: Call, failure: Failure) -> None:
+    async def _set_aside(self, call: Call, reason: Exception) -> None:
         """Let the key wait before the next attempt. When even that fails its lease runs out, which does the same."""
-        delivery = call.delivery
-        state, after = ("dead", None) if failure.dead else ("waiting", self._options.delay(failure.attempts))
+        failure = judge(call.delivery, reason, self._options)
         try:
-            async with self._database.acquire() as connection:
-                await begin(connection)
-                try:
-                    if await self._ours(connection, call):
-                        args = (state, after, failure.attempts, failure.error)
-                        with translated():
-                            await connection.execute(_PARK, delivery.envelope.key, delivery.position, *args)
-                    await commit(connection)
-                except BaseException:
-                    await roll_back(connection)
-                    raise
+            async with self._settling:
+                ours = await self._park(call, failure)
         except CoveyError as error:
-            log.warning("call_not_set_aside", message_type=delivery.envelope.type, error=str(error))
+            log.warning("call_not_set_aside", message_type=call.delivery.envelope.type, error=str(error))
             return
-        self._observation.parked(delivery, failure.error, failure.dead, failure.attempts)
+        if ours:
+            self._observation.parked(call.delivery, failure.error, failure.dead, failure.attempts)
+
+    async def _park(self, call: Call, failure: Failure) -> bool:
+        delivery, state = call.delivery, "dead" if failure.dead else "waiting"
+        async with self._database.acquire() as connection:
+            await begin(connection)
+            try:
+                ours = await self._ours(connection, call)
+                if ours:
+                    args = (state, failure.after, failure.attempts, failure.error)
+                    with translated():
+                        await connection.execute(_PARK, delivery.envelope.key, delivery.position, *args)
+                await commit(connection)
+            except BaseException:
+                await roll_back(connection)
+                raise
+        return ours
 
     async def _ours(self, connection: Connection, call: Call) -> bool:
         with translated():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pydantic import ValidationError
 
+from covey.errors import Unavailable
 from covey.message import Message
 from covey.messaging.delivery import Delivery
 from covey.messaging.options import MessagingOptions
@@ -15,14 +18,27 @@ class Dead(Exception):
     """This message can never be handled as it is; the text says why."""
 
 
+class NotHere(Unavailable):
+    """Another replica can handle this message and this one cannot; having tried here does not count as an attempt."""
+
+
+class TooSlow(Exception):
+    """A handler did not end in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A message that failed, and what is to become of its key."""
+    """A message that failed, and what is to become of its key: it waits `after`, or for ever (dead)."""
 
     delivery: Delivery
     error: str
-    dead: bool
+    after: timedelta | None
     attempts: int
+
+    @property
+    def dead(self) -> bool:
+        """Tell whether the message is given up."""
+        return self.after is None
 
 
 class Failed(Exception):
@@ -33,17 +49,31 @@ class Failed(Exception):
         self.failure = failure
 
 
+def leaked(error: asyncio.CancelledError) -> Exception:
+    """Return what to make of a CancelledError that a handler's own library has let out; raise one that is meant for us.
+
+    Taken for ours it would end a worker in silence.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise error
+    return RuntimeError(f"it was cancelled, by itself: {error}")
+
+
 def judge(delivery: Delivery, error: Exception, options: MessagingOptions, patient: bool = False) -> Failure:
     """Decide: dead at once, dead after its attempts, or retried for as long as somebody waits for it.
 
     A `patient` message is retried for ever, unless it can never be handled as it is.
     """
+    text = f"{type(error).__name__}: {error}"[:2_000].replace("\x00", "")
+    if isinstance(error, NotHere):
+        return Failure(delivery, text, error.retry_after or options.backoff, delivery.attempts)
     attempts = delivery.attempts + 1
     if isinstance(error, Dead):
-        return Failure(delivery, str(error), dead=True, attempts=attempts)
+        return Failure(delivery, str(error), None, attempts)
     retryable = patient or getattr(error, "retryable", False)
-    text = f"{type(error).__name__}: {error}"[:2_000].replace("\x00", "")
-    return Failure(delivery, text, dead=not retryable and attempts >= options.max_attempts, attempts=attempts)
+    after = options.delay(attempts) if retryable or attempts < options.max_attempts else None
+    return Failure(delivery, text, after, attempts)
 
 
 def parse(model: type[Message], delivery: Delivery) -> Message:

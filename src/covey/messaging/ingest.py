@@ -8,28 +8,34 @@ was overtaken finds the position moved and stores nothing (H9). What the inbox k
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import Callable, Collection
 
 import structlog
 
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
-from covey.errors import CoveyError, Fenced, HistoryLost
+from covey.errors import CoveyError, HistoryLost
 from covey.message import Envelope
 from covey.messaging.broker import Broker, Entry, Reader, Topic
-from covey.messaging.delivery import UNREADABLE
+from covey.messaging.delivery import UNREADABLE, Received
 from covey.messaging.observation import Observation
 from covey.messaging.options import MessagingOptions
-from covey.work.inbox import inbox_columns
+from covey.messaging.turn import Turns
 
-_STORE = "SELECT covey.store($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 _POSITION = """
 WITH new AS (INSERT INTO covey.ingest (stream, sequence) VALUES ($1, 0) ON CONFLICT DO NOTHING RETURNING sequence)
 SELECT sequence FROM new UNION ALL SELECT sequence FROM covey.ingest WHERE stream = $1
 """
 
 IDLE_SECONDS = 10.0
+TURN_SECONDS = 0.25
+"""So long a turn may keep other messages of the stream from being stored; then it is rolled back and left to workers."""
+LONG_TURN_SECONDS = 0.1
+"""After a turn of this length messages are only stored, for workers to share, for `REST` times its length."""
+REST = 20
 
 log = structlog.get_logger("covey.messaging")
 
@@ -45,40 +51,51 @@ class Ingest:
         topics: Collection[Topic],
         options: MessagingOptions,
         observation: Observation,
-        stored: Callable[[], None],
+        turns: Turns,
+        wake: Callable[[], None],
     ) -> None:
         self._database = database
         self._broker = broker
-        self._stream = stream
+        self.stream = stream
         self._topics = topics
         self._options = options
         self._observation = observation
-        self._stored = stored
+        self._turns = turns
+        self._wake = wake
+        self._turn = asyncio.Lock()
+        self._rest_until = 0.0
+        self._draining = False
+        self._failures = 0
 
     async def run(self) -> None:
         """Store until cancelled. Errors are logged and waited out, from where the database says we are."""
-        failures = 0
         while True:
             try:
                 await self._store_all()
             except CoveyError as error:
-                failures += 1
-                log.warning("ingest_waits", stream=self._stream, error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(min(5.0, 0.1 * 2 ** min(failures, 6)) * random.uniform(0.5, 1.0))
+                self._failures += 1
+                log.warning("ingest_waits", stream=self.stream, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(min(5.0, 0.1 * 2 ** min(self._failures, 6)) * random.uniform(0.5, 1.0))
+
+    async def drain(self) -> None:
+        """Begin no turn any more and wait for the present one; what comes is stored."""
+        self._draining = True
+        async with self._turn:
+            return
 
     async def _store_all(self) -> None:
-        await self._broker.ensure_stream(self._stream)
-        connection = await self._database.connect(application_name=f"covey ingest {self._stream}")
+        await self._broker.ensure_stream(self.stream)
+        connection = await self._database.connect(application_name=f"covey ingest {self.stream}")
         try:
             with translated():
-                position = int(await connection.fetchval(_POSITION, self._stream))
+                position = int(await connection.fetchval(_POSITION, self.stream))
             await self._require_history(position)
-            async with self._broker.read(self._stream, self._topics, position) as reader:
+            async with self._broker.read(self.stream, self._topics, position) as reader:
                 while True:
                     entries = await self._next(reader)
                     upto = entries[-1].sequence if entries else reader.position
                     if upto > position:
-                        await self._store(connection, position, upto, entries)
+                        await self._take_in(connection, _received(self.stream, position, upto, entries))
                         position = upto
         finally:
             await asyncio.gather(connection.close(timeout=1), return_exceptions=True)
@@ -93,7 +110,7 @@ class Ingest:
 
     async def _require_history(self, position: int) -> None:
         """Raise HistoryLost when the stream no longer fits our position: silence here would be lost events."""
-        extent = await self._broker.extent(self._stream)
+        extent = await self._broker.extent(self.stream)
         if position > 0 and extent.first > position + 1:
             raise self._lost(
                 f"holds messages from {extent.first} on, and this service has read up to {position}:"
@@ -104,21 +121,54 @@ class Ingest:
                 f"ends at {extent.last}, and this service has read up to {position}: the broker has lost messages"
                 " that it had confirmed"
             )
-        self._observation.history_lost.pop(self._stream, None)
+        self._observation.history_lost.pop(self.stream, None)
 
     def _lost(self, what: str) -> HistoryLost:
-        text = f"the stream {self._stream} {what}. See docs/patterns/delivery.md, 'When history is lost'"
-        self._observation.history_lost[self._stream] = text
+        text = f"the stream {self.stream} {what}. See docs/patterns/delivery.md, 'When history is lost'"
+        self._observation.history_lost[self.stream] = text
         return HistoryLost(text)
 
-    async def _store(self, connection: Connection, position: int, upto: int, entries: list[Entry]) -> None:
-        envelopes = [_storable(entry.envelope) for entry in entries]
-        with self._observation.storing(self._stream, len(entries)), translated():
-            stored = await connection.fetchval(_STORE, self._stream, position, upto, *inbox_columns(envelopes))
-        if stored < 0:
-            raise Fenced(f"another replica is ahead in the stream {self._stream}")
-        if stored:
-            self._stored()
+    async def _take_in(self, connection: Connection, received: Received) -> None:
+        with self._observation.storing(self.stream, len(received.envelopes)):
+            left = await self._handle_or_store(connection, received)
+        self._failures = 0
+        if left:
+            self._wake()
+
+    async def _handle_or_store(self, connection: Connection, received: Received) -> int:
+        """Handle a few messages at once; leave many, and those of slow handlers, to the workers of all replicas."""
+        if self._may_handle(received):
+            async with self._turn:
+                left = await self._handle(connection, received)
+            if left is not None:
+                return left
+        await self._turns.store(connection, received)
+        self._rest_until = min(self._rest_until, time.monotonic() + REST * TURN_SECONDS)
+        return len(received.envelopes)
+
+    def _may_handle(self, received: Received) -> bool:
+        few = 0 < len(received.envelopes) <= self._options.batch
+        return few and not self._draining and time.monotonic() >= self._rest_until
+
+    async def _handle(self, connection: Connection, received: Received) -> int | None:
+        """Handle in a transaction with the storing; return how many are left, or None when it took too long.
+
+        A turn that ends in an error, a lost connection say, may do so again: from then on messages are only stored,
+        until that has succeeded, so that a message which harms the connection stops none of another key.
+        """
+        begun, self._rest_until = time.monotonic(), math.inf
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                left: int | None = await self._turns.receive(connection, received)
+        except TimeoutError:
+            left = None
+        spent = time.monotonic() - begun
+        self._rest_until = begun + REST * spent if spent > LONG_TURN_SECONDS else 0.0
+        return left
+
+
+def _received(stream: str, after: int, upto: int, entries: list[Entry]) -> Received:
+    return Received(stream, after, upto, [_storable(entry.envelope) for entry in entries])
 
 
 def _storable(envelope: Envelope) -> Envelope:

@@ -62,15 +62,19 @@ class Messaging:
         self._service = service
         self._broker = broker
         self._relay = Relay(database, service, broker, self.observation)
-        self._calls = Calls(database, service, clock, options, self.observation, self.committed, self.wake)
+        self._calls = Calls(
+            database, service, clock, options, self.observation, self.committed, self.wake, lambda: self._roles.alive
+        )
         turns = Turns(service, router, clock, options, owner, self._calls, self.committed, self.observation)
         self._workers = [Worker(database, turns, options) for _ in range(options.workers)]
         streams = subscriptions(router, service)
         own: dict[str, Role] = {"relay": self._relay.run, "recovery": Recovery(database, self.wake).run}
         own["retention"] = Retention(database).run
-        for stream, topics in streams.items():
-            ingest = Ingest(database, broker, stream, topics, options, self.observation, self.wake)
-            own[f"ingest {stream}"] = ingest.run
+        self._ingests = [
+            Ingest(database, broker, stream, topics, options, self.observation, turns, self.wake)
+            for stream, topics in streams.items()
+        ]
+        own |= {f"ingest {ingest.stream}": ingest.run for ingest in self._ingests}
         self._roles = Roles(database, owner, own)
         self._notifying = False
 
@@ -127,7 +131,7 @@ class Messaging:
     async def _drain(self, workers: list[asyncio.Task[None]], span: timedelta) -> None:
         for worker in self._workers:
             worker.stop()
-        await _finish(asyncio.wait(workers), span)
+        await _finish(asyncio.wait([*workers, *(asyncio.create_task(i.drain()) for i in self._ingests)]), span)
         await _finish(self._calls.drain(), span)
         await self._calls.abandon()
         for task in workers:

@@ -14,13 +14,18 @@ OWNERS = 0x434F03  # one for each process, held while it lives
 
 @dataclass(frozen=True, kw_only=True)
 class MessagingOptions:
-    """How much at once, and how patiently. The defaults suit a service with two cores and short handlers."""
+    """How much at once, and how patiently. The defaults suit a service with two cores and short handlers.
+
+    `handler_timeout` bounds one handler and must be shorter than the pool's `idle_in_transaction_timeout`, which would
+    cut the connection of its whole batch.
+    """
 
     workers: int = 2
     batch: int = 200
     lanes: int = 8
     read_batch: int = 1_000
     max_attempts: int = 5
+    handler_timeout: timedelta = timedelta(seconds=8)
     backoff: timedelta = timedelta(milliseconds=100)
     backoff_cap: timedelta = timedelta(seconds=30)
     poll: timedelta = timedelta(milliseconds=250)

@@ -57,6 +57,11 @@ class Roles:
                 await self._stop_all()
             await asyncio.sleep(random.uniform(0.05, 0.3))
 
+    @property
+    def alive(self) -> bool:
+        """Tell whether others see that this process lives: its number is locked."""
+        return self.claimed.is_set()
+
     def holds(self, name: str) -> bool:
         """Tell whether this replica has the role now."""
         return _number(name) in self._running

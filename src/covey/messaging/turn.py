@@ -8,8 +8,9 @@ costs one rerun and stops nobody else. Handlers therefore may run more than once
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, assert_never
 from uuid import UUID
@@ -18,23 +19,24 @@ from covey.clock import Clock
 from covey.context import use
 from covey.database.errors import translated
 from covey.database.pool import Connection
-from covey.errors import Contention, DatabaseUnavailable, Fenced
+from covey.errors import Contention, DatabaseUnavailable, Fenced, TransactionAborted
 from covey.ids import new_id
 from covey.message import Reply, is_service
 from covey.messaging.answers import Answers
-from covey.messaging.delivery import UNREADABLE, Delivery, delivery_of
+from covey.messaging.delivery import UNREADABLE, Delivery, Received, delivery_of, received_delivery
 from covey.messaging.external import Call, Calls
-from covey.messaging.failure import Dead, Failed, Failure, judge, parse
+from covey.messaging.failure import Dead, Failed, Failure, TooSlow, judge, leaked, parse
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import Engine, External, Handled, Ignored, Raw, Registration, Router, as_reply, is_command
 from covey.work.inbox import REPLY_TO
 from covey.work.unit_of_work import Work, begin, commit, roll_back
 
+MOST_CONNECTIONS = 3
+
 _TAKE = "SELECT * FROM covey.take($1, $2, $3)"
 _TAKE_DUE = "SELECT * FROM covey.take_due($1, $2)"
-_FINISH = "SELECT covey.finish($1, $2)"
-_FINISH_HELD = "SELECT covey.finish_held($1, $2)"
+_RECEIVE = f"SELECT * FROM covey.receive({', '.join(f'${n}' for n in range(1, 17))})"
 _PARK = "SELECT covey.park($1, $2, $3, $4, $5, $6, $7, $8)"
 _EXPIRED = """
 INSERT INTO covey.dead_letter_log (position, message_id, key, what, reason)
@@ -47,7 +49,9 @@ class Batch:
     """What one attempt at a turn has done so far."""
 
     work: Work
+    deliveries: list[Delivery] = field(default_factory=list)
     handled: list[Delivery] = field(default_factory=list)
+    places: int = 0
     aside: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -77,6 +81,7 @@ class Turns:
         self._committed = committed
         self._observation = observation
         self._cautious = 0
+        self._lost: tuple[UUID | None, int] = (None, 0)
 
     async def run(self, connection: Connection) -> int:
         """Handle a batch of ready messages; return how many were dealt with."""
@@ -84,10 +89,7 @@ class Turns:
         async def take(limit: int) -> list[Delivery]:
             return await _fetch(connection, _TAKE, LANES, self._options.lanes, limit)
 
-        async def finish(deliveries: Sequence[Delivery]) -> None:
-            await connection.execute(_FINISH, [d.lane for d in deliveries], [d.position for d in deliveries])
-
-        return await self._run(connection, take, finish)
+        return len((await self._run(connection, take, _finish, _leave)).deliveries)
 
     async def run_due(self, connection: Connection) -> int:
         """Handle what waits behind one due hold; return how many were dealt with."""
@@ -95,27 +97,35 @@ class Turns:
         async def take(limit: int) -> list[Delivery]:
             return await _fetch(connection, _TAKE_DUE, LANES, limit)
 
-        async def finish(deliveries: Sequence[Delivery]) -> None:
-            await connection.execute(_FINISH_HELD, deliveries[0].envelope.key, [d.position for d in deliveries])
+        return len((await self._run(connection, take, _finish_held, _leave)).deliveries)
 
-        return await self._run(connection, take, finish)
+    async def store(self, connection: Connection, received: Received) -> None:
+        """Store what was read from a stream, to be handled by workers. Raises Fenced when another reader is ahead."""
+        with translated():
+            await connection.fetch(_RECEIVE, LANES, 0, *received.columns())
 
-    async def begun(self, connection: Connection, deliveries: list[Delivery]) -> Batch:
-        """Handle deliveries inside a transaction that the caller has begun; raise Failed with no effect to keep.
+    async def receive(self, connection: Connection, received: Received) -> int:
+        """Store what was read from a stream and handle it in the same transaction, as far as nothing stands before it.
 
-        The caller then takes them off the queue and commits, or rolls back. Used where reading and handling share
-        a transaction.
+        Saves a commit and a wake-up for each message. Returns how many are left to the workers. Raises Fenced.
         """
-        batch = Batch(Work(connection, self._service, self._clock))
-        await self._handle_all(connection, batch, deliveries, {})
-        return batch
+        by_id = {envelope.id: envelope for envelope in reversed(received.envelopes)}
+
+        async def take(limit: int) -> list[Delivery]:
+            with translated():
+                rows = await connection.fetch(_RECEIVE, LANES, limit, *received.columns())
+            return [received_delivery(by_id[row[0]], *row[1:]) for row in rows]
+
+        batch = await self._run(connection, take, _finished, _queue)
+        return len(received.envelopes) - len(batch.handled)
 
     async def _run(
         self,
         connection: Connection,
         take: Callable[[int], Awaitable[list[Delivery]]],
-        finish: Callable[[Sequence[Delivery]], Awaitable[None]],
-    ) -> int:
+        finish: Callable[[Work, Delivery], None],
+        leave: Callable[[Work, Delivery], None],
+    ) -> Batch:
         """Attempt the turn until an attempt commits; each failure is remembered and its key set aside in the next."""
         failures: dict[str, Failure] = {}
         limit = self._options.batch
@@ -124,30 +134,35 @@ class Turns:
                 limit = 1
             batch = Batch(Work(connection, self._service, self._clock))
             await begin(connection)
-            deliveries: list[Delivery] = []
             try:
-                deliveries = await take(limit)
-                await self._handle_all(connection, batch, deliveries, failures)
-                await self._finish(connection, batch, finish)
+                batch.deliveries = await take(limit)
+                await self._handle_all(connection, batch, failures, leave)
+                for delivery in batch.handled:
+                    finish(batch.work, delivery)
+                await batch.work.flush()
                 await commit(connection)
             except Failed as failed:
-                await roll_back(connection)
+                await self._undo(connection, batch)
                 failures[failed.failure.delivery.envelope.key] = failed.failure
                 if len(failures) > 5:
                     limit = max(1, limit // 2)
                 continue
-            except (Contention, Fenced):
-                await roll_back(connection)
-                limit = max(1, len(deliveries) // 2)
+            except (Contention, Fenced) as error:
+                await self._undo(connection, batch)
+                if not batch.deliveries:
+                    raise
+                if isinstance(error, Contention) and len(batch.deliveries) == 1:
+                    self._blame(batch.deliveries[0], error, failures)
+                limit = max(1, len(batch.deliveries) // 2)
                 continue
             except BaseException as error:
-                await roll_back(connection)
+                await self._undo(connection, batch)
                 if not self._nobody_to_blame(error, connection, batch, failures):
                     raise
                 continue
             self._cautious = max(0, self._cautious - 1)
             self._after_commit(batch)
-            return len(deliveries)
+            return batch
 
     def _nobody_to_blame(
         self, error: BaseException, connection: Connection, batch: Batch, failures: dict[str, Failure]
@@ -155,31 +170,43 @@ class Turns:
         """An error at the end of a turn has no culprit: look for it one message at a time. True: try again."""
         if not isinstance(error, Exception) or connection.is_closed() or not batch.handled:
             return False
-        if len(batch.handled) == 1:
-            failure = judge(batch.handled[0], error, self._options, self._patient(batch.handled[0]))
-            failures[failure.delivery.envelope.key] = failure
+        if len(batch.deliveries) == 1:
+            self._blame(batch.deliveries[0], error, failures)
         else:
-            self._cautious = len(batch.handled)
+            self._cautious = len(batch.deliveries)
         return True
 
+    def _blame(self, delivery: Delivery, error: Exception, failures: dict[str, Failure]) -> None:
+        failures[delivery.envelope.key] = judge(delivery, error, self._options, self._patient(delivery))
+
+    async def _undo(self, connection: Connection, batch: Batch) -> None:
+        self._calls.give_back(batch.places)
+        await roll_back(connection)
+
     async def _handle_all(
-        self, connection: Connection, batch: Batch, deliveries: list[Delivery], failures: dict[str, Failure]
+        self,
+        connection: Connection,
+        batch: Batch,
+        failures: dict[str, Failure],
+        leave: Callable[[Work, Delivery], None],
     ) -> None:
-        await self._prepare(batch, deliveries)
-        for delivery in deliveries:
+        """Handle what was taken, in order; leave what follows a message set aside, or too much to publish."""
+        await self._prepare(batch)
+        for delivery in batch.deliveries:
             key = delivery.envelope.key
             failure = failures.get(key)
-            if key in batch.aside:
-                continue
-            if failure is not None and failure.delivery.position == delivery.position:
-                await self._park(connection, batch, failure)
+            if key in batch.aside or batch.work.plenty:
+                leave(batch.work, delivery)
+            elif failure is not None and failure.delivery.envelope.id == delivery.envelope.id:
+                # The place in the inbox is of this attempt: the other one was rolled back.
+                await self._park(connection, batch, replace(failure, delivery=delivery))
             else:
                 await self._handle(connection, batch, delivery)
 
-    async def _prepare(self, batch: Batch, deliveries: list[Delivery]) -> None:
+    async def _prepare(self, batch: Batch) -> None:
         """Let engines load what all their deliveries of this turn need, in one statement."""
         groups: dict[int, tuple[Raw, list[Delivery]]] = {}
-        for delivery in deliveries:
+        for delivery in batch.deliveries:
             registration = self._table.get(delivery.envelope.type)
             if isinstance(registration, Engine):
                 groups.setdefault(id(registration.raw), (registration.raw, []))[1].append(delivery)
@@ -187,16 +214,43 @@ class Turns:
             await raw.prepare(of_it, batch.work)
 
     async def _handle(self, connection: Connection, batch: Batch, delivery: Delivery) -> None:
+        self._require_faith(delivery)
         context = delivery.context()
         with use(context), self._observation.handling(delivery, context):
             try:
-                await self._dispatch(connection, batch, delivery)
+                await self._in_time(connection, batch, delivery)
             except Contention:
                 raise
             except Exception as error:
-                if isinstance(error, DatabaseUnavailable) and connection.is_closed():
-                    raise
+                if isinstance(error, TransactionAborted) and batch.handled:
+                    raise  # one of those before it hid the failure of its statement
+                if connection.is_closed():
+                    self._lost = (
+                        delivery.envelope.id,
+                        self._lost[1] + 1 if self._lost[0] == delivery.envelope.id else 1,
+                    )
+                    raise DatabaseUnavailable(f"the connection was lost: {error}") from error
                 raise Failed(judge(delivery, error, self._options, self._patient(delivery))) from error
+
+    async def _in_time(self, connection: Connection, batch: Batch, delivery: Delivery) -> None:
+        """A handler that hangs would keep its batch, and in the end its connection is cut by PostgreSQL."""
+        limit = asyncio.timeout(self._options.handler_timeout.total_seconds())
+        try:
+            async with limit:
+                await self._dispatch(connection, batch, delivery)
+        except TimeoutError:
+            if limit.expired():
+                raise TooSlow(f"it took longer than {self._options.handler_timeout.total_seconds():g} s") from None
+            raise
+        except asyncio.CancelledError as error:
+            raise leaked(error) from error
+
+    def _require_faith(self, delivery: Delivery) -> None:
+        """A lost connection is nobody's fault, unless it is lost in the handling of one message again and again."""
+        if self._lost == (delivery.envelope.id, MOST_CONNECTIONS):
+            self._lost = (None, 0)
+            error = DatabaseUnavailable(f"{MOST_CONNECTIONS} connections were lost while it was handled")
+            raise Failed(judge(delivery, error, self._options, self._patient(delivery)))
 
     async def _dispatch(self, connection: Connection, batch: Batch, delivery: Delivery) -> None:
         work = batch.work
@@ -233,10 +287,11 @@ class Turns:
         self, connection: Connection, batch: Batch, delivery: Delivery, registration: External[Any]
     ) -> bool:
         """Begin an effect outside; True when it settled at once, False when its key is now worked on."""
-        if not self._calls.room():
-            soon = self._options.backoff
+        if not self._calls.reserve():
+            soon = self._calls.turn_away()
             await self._hold(connection, batch, delivery, "waiting", soon, delivery.attempts, None, None)
             return False
+        batch.places += 1
         message = parse(registration.model, delivery)
         intent = await registration.effect.intend(message, batch.work)
         if isinstance(intent, Reply):
@@ -272,8 +327,8 @@ class Turns:
 
     async def _park(self, connection: Connection, batch: Batch, failure: Failure) -> None:
         state = "dead" if failure.dead else "waiting"
-        after = None if failure.dead else self._options.delay(failure.attempts)
-        await self._hold(connection, batch, failure.delivery, state, after, failure.attempts, None, failure.error)
+        after, attempts = failure.after, failure.attempts
+        await self._hold(connection, batch, failure.delivery, state, after, attempts, None, failure.error)
         batch.failures.append(failure)
 
     async def _hold(
@@ -293,20 +348,36 @@ class Turns:
             await connection.execute(_PARK, key, delivery.position, state, after, attempts, token, owner, error)
         batch.aside.add(key)
 
-    async def _finish(
-        self, connection: Connection, batch: Batch, finish: Callable[[Sequence[Delivery]], Awaitable[None]]
-    ) -> None:
-        await batch.work.flush()
-        if batch.handled:
-            with translated():
-                await finish(batch.handled)
-
     def _after_commit(self, batch: Batch) -> None:
         self._committed(batch.work)
         for failure in batch.failures:
             self._observation.parked(failure.delivery, failure.error, failure.dead, failure.attempts)
+        self._calls.give_back(batch.places)
         for call in batch.calls:
             self._calls.start(call)
+
+
+def _finish(work: Work, delivery: Delivery) -> None:
+    """Take a message off the queue."""
+    work.collect("finish", delivery.lane, delivery.position)
+
+
+def _finish_held(work: Work, delivery: Delivery) -> None:
+    """Take a message from behind its hold."""
+    work.collect("finish_held", delivery.envelope.key, delivery.position)
+
+
+def _finished(work: Work, delivery: Delivery) -> None:
+    """Do nothing: the message never was in the queue."""
+
+
+def _leave(work: Work, delivery: Delivery) -> None:
+    """Do nothing: the message stays where it is."""
+
+
+def _queue(work: Work, delivery: Delivery) -> None:
+    """Put a message that has not been in the queue there."""
+    work.collect("queue", delivery.envelope.key, delivery.position)
 
 
 async def _fetch(connection: Connection, sql: str, *args: Any) -> list[Delivery]:

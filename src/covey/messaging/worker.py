@@ -29,6 +29,7 @@ class Worker:
         self._options = options
         self._wake = asyncio.Event()
         self._stopping = False
+        self._failures = 0
 
     def wake(self) -> None:
         """Say that there may be work. Only saves waiting: a worker looks by itself too."""
@@ -41,15 +42,13 @@ class Worker:
 
     async def run(self) -> None:
         """Take turns until stopped. A lost connection is replaced; what it had begun was rolled back."""
-        failures = 0
         while not self._stopping:
             try:
                 await self._take_turns()
-                failures = 0
             except CoveyError as error:
-                failures += 1
+                self._failures += 1
                 log.warning("worker_waits", error=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(min(5.0, 0.1 * 2 ** min(failures, 6)) * random.uniform(0.5, 1.0))
+                await asyncio.sleep(min(5.0, 0.05 * 2 ** min(self._failures, 7)) * random.uniform(0.5, 1.0))
 
     async def _take_turns(self) -> None:
         connection = await self._database.connect(application_name="covey worker")
@@ -61,6 +60,7 @@ class Worker:
                 if not worked or time.monotonic() >= due:
                     worked += await self._turns.run_due(connection)
                     due = time.monotonic() + 0.05
+                self._failures = 0
                 if not worked:
                     await self._wait()
         finally:

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID
 
+import pydantic_core
+
 from covey.saga.machine import Compensated, Compensating, Completed, Running, State
 from covey.work.unit_of_work import Work
 
-_COLUMNS = "id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved_at"
+_COLUMNS = "id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved_at, deadline"
 _LOAD = f"SELECT {_COLUMNS}, clock_timestamp() FROM covey.saga WHERE id = ANY ($1) ORDER BY id FOR UPDATE"
-_INSERT = """
-INSERT INTO covey.saga (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved_at,
-                        deadline, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, clock_timestamp() + $13::interval, $14)
-"""
-_UPDATE = """
-UPDATE covey.saga SET status = $4, step = $5, attempts = $6, refusals = $7, waiting = $8, data = $9, reason = $10,
-    logged = $11, moved_at = $12, deadline = clock_timestamp() + $13::interval, ended_at = $14
-WHERE id = $1 AND name = $2 AND version = $3
-"""
-_LOG = """
-INSERT INTO covey.saga_log (saga_id, n, step, what, message_id, detail, at) VALUES ($1, $2, $3, $4, $5, $6, $7)
-"""
 _HISTORY = "SELECT step, what, detail, at, message_id FROM covey.saga_log WHERE saga_id = $1 ORDER BY n"
 
 
 @dataclass(slots=True)
 class Record:
-    """A saga as its row has it. `waiting` is the command id whose reply it waits for; `now` is the database's time."""
+    """A saga as its row has it. `waiting` is the command id whose reply it waits for, until `deadline`.
+
+    `now` is the database's time when it was read.
+    """
 
     id: UUID
     name: str
@@ -42,6 +33,7 @@ class Record:
     data: dict[str, Any]
     logged: int
     moved_at: datetime
+    deadline: datetime | None
     now: datetime
 
 
@@ -69,12 +61,16 @@ async def history(work: Work, saga_id: UUID) -> list[Happened]:
 
 def insert(work: Work, record: Record, wait_seconds: float | None) -> None:
     """Write a new saga at the end of the transaction."""
-    work.defer(_INSERT, *_values(record, wait_seconds))
+    saga_id, *state = _state_row(record, wait_seconds)
+    work.collect("start_sagas", saga_id, record.name, record.version, *state)
 
 
 def update(work: Work, record: Record, wait_seconds: float | None) -> None:
-    """Write a saga's state at the end of the transaction; it is to move by itself after so many seconds."""
-    work.defer(_UPDATE, *_values(record, wait_seconds))
+    """Write a saga's state at the end of the transaction; it is to move by itself after so many seconds.
+
+    Of several updates of a saga in one transaction the last counts.
+    """
+    work.collect("move_sagas", *_state_row(record, wait_seconds), key=record.id)
 
 
 def note(
@@ -82,28 +78,24 @@ def note(
 ) -> None:
     """Add a line to a saga's history at the end of the transaction."""
     record.logged += 1
-    work.defer(_LOG, record.id, record.logged, step, what, message, detail, record.now)
+    work.collect("log_sagas", record.id, record.logged, step, what, message, detail, record.now)
 
 
-def _values(record: Record, wait_seconds: float | None) -> tuple[Any, ...]:
+def _state_row(record: Record, wait_seconds: float | None) -> tuple[Any, ...]:
     status, step, attempts, refusals, reason = _flat(record.state)
-    ended = record.now if status in ("completed", "compensated") else None
-    wait = None if wait_seconds is None else timedelta(seconds=wait_seconds)
     return (
         record.id,
-        record.name,
-        record.version,
         status,
         step,
         attempts,
         refusals,
         record.waiting,
-        json.dumps(record.data),
+        pydantic_core.to_json(record.data).decode(),
         reason,
         record.logged,
         record.now,
-        wait,
-        ended,
+        None if wait_seconds is None else timedelta(seconds=wait_seconds),
+        record.now if status in ("completed", "compensated") else None,
     )
 
 
@@ -128,9 +120,10 @@ def _record(row: Any) -> Record:
         version=row["version"],
         state=_state(row),
         waiting=row["waiting"],
-        data=json.loads(row["data"]),
+        data=pydantic_core.from_json(row["data"]),
         logged=row["logged"],
         moved_at=row["moved_at"],
+        deadline=row["deadline"],
         now=row["clock_timestamp"],
     )
 

@@ -55,7 +55,7 @@ class LogPipeline:
         structlog.configure(
             processors=[self._capture],
             wrapper_class=structlog.make_filtering_bound_logger(level),
-            logger_factory=structlog.ReturnLoggerFactory(),
+            logger_factory=lambda *names: names[0] if names else None,
             cache_logger_on_first_use=False,
         )
         root = logging.getLogger()
@@ -107,7 +107,9 @@ class LogPipeline:
         whole = {**line, **fields}
         return whole if len(whole) == len(line) + len(fields) else {**whole, **line}
 
-    def _capture(self, logger: object, method: str, fields: MutableMapping[str, Any]) -> NoReturn:
+    def _capture(self, logger: str | None, method: str, fields: MutableMapping[str, Any]) -> NoReturn:
+        if logger is not None:
+            fields["logger"] = logger
         event, error = str(fields.pop("event", "")), _error(fields.pop("exc_info", None))
         self.log(_LEVELS.get(method, method), event, fields, error)
         raise structlog.DropEvent

@@ -7,46 +7,52 @@ key on the message's id is what makes a second arrival nothing.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from covey.ids import derived_id
 from covey.message import Envelope
+from covey.work.outbox import headers_as_json
 from covey.work.unit_of_work import Work
 
 REPLY_TO = "reply-to"
 COMMAND_ID = "command-id"
 DEADLINE = "deadline"
 
-_ENQUEUE = "SELECT covey.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
-
 
 def enqueue(work: Work, envelope: Envelope) -> None:
     """Put a message of the service to itself into its own inbox, if and when `work` commits."""
-    work.defer(_ENQUEUE, *inbox_columns([envelope]))
+    work.collect("enqueue", *inbox_row(envelope))
     work.enqueued = True
 
 
-def inbox_columns(envelopes: Sequence[Envelope]) -> tuple[list[object], ...]:
+def inbox_columns(envelopes: Iterable[Envelope]) -> list[list[Any]]:
     """Turn envelopes into arrays, one a column of the inbox."""
+    columns = [list(column) for column in zip(*map(inbox_row, envelopes), strict=True)]
+    return columns or [[] for _ in range(11)]
+
+
+def inbox_row(envelope: Envelope) -> tuple[Any, ...]:
+    """Return an envelope as a row of the inbox."""
     return (
-        [e.id for e in envelopes],
-        [e.stream for e in envelopes],
-        [e.kind for e in envelopes],
-        [e.type for e in envelopes],
-        [e.key for e in envelopes],
-        [e.source for e in envelopes],
-        [e.time for e in envelopes],
-        [json.dumps(e.headers) for e in envelopes],
-        [e.body for e in envelopes],
-        [command_id_of(e) for e in envelopes],
-        [_deadline(e) for e in envelopes],
+        envelope.id,
+        envelope.stream,
+        envelope.kind,
+        envelope.type,
+        envelope.key,
+        envelope.source,
+        envelope.time,
+        headers_as_json(envelope.headers),
+        envelope.body,
+        command_id_of(envelope),
+        waited_until(envelope),
     )
 
 
-def _deadline(envelope: Envelope) -> datetime | None:
+def waited_until(envelope: Envelope) -> datetime | None:
+    """Return the instant after which nobody waits for this message: only a command may have one."""
     return deadline_of(envelope) if envelope.kind == "command" else None
 
 

@@ -7,36 +7,39 @@ could wait for each other; and a transaction publishes at most 1,000 keys, becau
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from covey.clock import Clock
 from covey.context import current
-from covey.database.pool import Connection
 from covey.errors import DefinitionError, TooLarge
 from covey.ids import new_id
 from covey.message import Command, Envelope, Event, Message, stream_of
 
 MAX_BODY_BYTES = 900_000
+PLENTY_BYTES = 8_000_000
 MAX_KEYS = 1_000
 MAX_KEY_LENGTH = 500
 MAX_HEADERS_BYTES = 8_000
 
-_PUBLISH = "SELECT covey.publish($1, $2, $3, $4, $5, $6, $7, $8)"
+PUBLISH = "publish"
+"""The function that writes messages; the last of a transaction."""
 
 
 class Outgoing:
     """The messages that a transaction will publish, in the order in which it was asked to."""
 
-    __slots__ = ("_clock", "_service", "envelopes")
+    __slots__ = ("_clock", "_service", "envelopes", "keys", "size_bytes")
 
     def __init__(self, service: str, clock: Clock) -> None:
         self._service = service
         self._clock = clock
         self.envelopes: list[Envelope] = []
+        self.keys: set[str] = set()
+        self.size_bytes = 0
 
     def add(self, message: Message, headers: dict[str, str] | None) -> UUID:
         """Wrap a message and keep it; return its id."""
@@ -48,6 +51,20 @@ class Outgoing:
         """Keep an envelope. Raises TooLarge here and now: one that no broker takes would stop its stream for ever."""
         _require_size(envelope)
         self.envelopes.append(envelope)
+        self.keys.add(envelope.key)
+        self.size_bytes += len(envelope.body)
+
+    @property
+    def plenty(self) -> bool:
+        """Tell whether a batch of work should end here, well before what one transaction can carry."""
+        return len(self.keys) >= MAX_KEYS // 2 or self.size_bytes >= PLENTY_BYTES
+
+    def take(self) -> list[Envelope]:
+        """Return what was kept, to be written now. Raises TooLarge for more keys than a transaction may lock."""
+        envelopes, self.envelopes = self.envelopes, []
+        if len(envelopes) > MAX_KEYS and len({envelope.key for envelope in envelopes}) > MAX_KEYS:
+            raise TooLarge(f"a transaction may publish messages of at most {MAX_KEYS:,} keys: publish in several")
+        return envelopes
 
 
 def wrap(message: Message, service: str, at: datetime, headers: dict[str, str] | None = None) -> Envelope:
@@ -100,22 +117,20 @@ def context_headers() -> dict[str, str]:
     return headers
 
 
-async def insert_messages(connection: Connection, envelopes: Sequence[Envelope]) -> None:
-    """Write messages in the connection's transaction. The last thing before its commit."""
-    if len({envelope.key for envelope in envelopes}) > MAX_KEYS:
-        raise TooLarge(f"a transaction may publish messages of at most {MAX_KEYS:,} keys: publish in several")
-    await connection.execute(_PUBLISH, *columns(envelopes))
-
-
-def columns(envelopes: Sequence[Envelope]) -> tuple[list[Any], ...]:
-    """Turn envelopes into arrays, one a column."""
+def row_of(envelope: Envelope) -> tuple[Any, ...]:
+    """Return an envelope as `covey.publish` takes it."""
     return (
-        [e.id for e in envelopes],
-        [e.stream for e in envelopes],
-        [e.kind for e in envelopes],
-        [e.type for e in envelopes],
-        [e.key for e in envelopes],
-        [e.time for e in envelopes],
-        [json.dumps(e.headers) for e in envelopes],
-        [e.body for e in envelopes],
+        envelope.id,
+        envelope.stream,
+        envelope.kind,
+        envelope.type,
+        envelope.key,
+        envelope.time,
+        headers_as_json(envelope.headers),
+        envelope.body,
     )
+
+
+def headers_as_json(headers: dict[str, str]) -> str:
+    """Return headers as a column has them."""
+    return orjson.dumps(headers).decode()

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from itertools import count
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -20,7 +21,7 @@ from covey.database.errors import translated
 from covey.database.pool import Acquired, Connection, Database, is_lost
 from covey.errors import DatabaseUnavailable, DefinitionError, QueryFailed
 from covey.message import Envelope, Message
-from covey.work.outbox import Outgoing, insert_messages
+from covey.work.outbox import PUBLISH, Outgoing, row_of
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ class Work:
     """
 
     __slots__ = (
+        "_collected",
         "_connect",
         "_connection",
         "_deferred",
@@ -69,6 +71,7 @@ class Work:
         self._opening = False
         self._outgoing = Outgoing(service, clock)
         self._deferred: dict[str, list[tuple[Any, ...]]] = {}
+        self._collected: dict[str, dict[Any, tuple[Any, ...]]] = {}
         self.state: dict[Any, Any] = {}
         self.published = False
         self.enqueued = False
@@ -110,6 +113,15 @@ class Work:
         _refuse_lasting(sql)
         self._deferred.setdefault(sql, []).append(args)
 
+    def collect(self, function: str, *row: Any, key: Any = None) -> None:
+        """Have a function of the schema `covey` called just before the commit: once, with an array for each column.
+
+        All such functions are one round trip, after what was deferred and together with the messages. Of several
+        rows with the same `key` the last counts.
+        """
+        rows = self._collected.setdefault(function, {})
+        rows[len(rows) if key is None else key] = row
+
     def publish(self, message: Message, headers: dict[str, str] | None = None) -> UUID:
         """Publish an event of this service, or send a command, if and when this transaction commits.
 
@@ -123,9 +135,15 @@ class Work:
         """Publish an envelope as it is; for replies and for messages that are made elsewhere. Raises TooLarge."""
         self._outgoing.keep(envelope)
 
+    @property
+    def plenty(self) -> bool:
+        """Tell whether so much is to be published that a batch had better end here."""
+        return self._outgoing.plenty
+
     async def flush(self) -> None:
         """Write deferred statements and messages. Called at the end; lock no rows after it (see covey.work.outbox)."""
-        if not self._deferred and not self._outgoing.envelopes:
+        outgoing = self._outgoing.take()
+        if not self._deferred and not self._collected and not outgoing:
             return
         connection = self._connection or await self._open()
         with translated():
@@ -135,10 +153,13 @@ class Work:
                 else:
                     await connection.executemany(sql, rows)
             self._deferred.clear()
-            if self._outgoing.envelopes:
-                await insert_messages(connection, self._outgoing.envelopes)
-                self._outgoing.envelopes.clear()
-                self.published = True
+            calls = {function: list(rows.values()) for function, rows in self._collected.items()}
+            if outgoing:
+                calls[PUBLISH] = [row_of(envelope) for envelope in outgoing]
+            if calls:
+                await _call_all(connection, calls)
+            self._collected.clear()
+            self.published = self.published or bool(outgoing)
 
     async def _open(self) -> Connection:
         """Begin the transaction, now that there is something to do in it."""
@@ -292,6 +313,20 @@ async def roll_back(connection: Connection) -> None:
 def _cut(connection: Connection) -> None:
     if not is_lost(connection):
         connection.terminate()
+
+
+async def _call_all(connection: Connection, calls: dict[str, list[tuple[Any, ...]]]) -> None:
+    """Call functions in this order, in one statement, each with an array for each column of its rows."""
+    statement = _calling(tuple((function, len(rows[0])) for function, rows in calls.items()))
+    columns = [list(column) for rows in calls.values() for column in zip(*rows, strict=True)]
+    await connection.execute(statement, *columns)
+
+
+@lru_cache(maxsize=256)
+def _calling(functions: tuple[tuple[str, int], ...]) -> str:
+    numbers = count(1)
+    calls = (f"covey.{function}({', '.join(f'${next(numbers)}' for _ in range(n))})" for function, n in functions)
+    return f"SELECT {', '.join(calls)}"
 
 
 def _refuse_lasting(sql: str) -> None:

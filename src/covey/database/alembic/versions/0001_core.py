@@ -111,6 +111,7 @@ CREATE TABLE covey.hold (
     since       timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX hold_due ON covey.hold (until);
+CREATE INDEX hold_dead ON covey.hold (since, key) WHERE state = 'dead';
 CREATE INDEX hold_working ON covey.hold (owner) WHERE state = 'working';
 
 CREATE TABLE covey.inbox_held (key text NOT NULL, position bigint NOT NULL, PRIMARY KEY (key, position));
@@ -125,6 +126,13 @@ CREATE TABLE covey.reply (
 );
 CREATE INDEX reply_age ON covey.reply USING brin (at);
 
+CREATE FUNCTION covey.keep_replies(p_command_ids uuid[], p_streams text[], p_keys text[], p_bodies bytea[])
+RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    INSERT INTO covey.reply (command_id, stream, key, body)
+    SELECT * FROM unnest(p_command_ids, p_streams, p_keys, p_bodies);
+END $$;
+
 -- What was done about messages that could not be handled, and when; retention of the inbox leaves it.
 CREATE TABLE covey.dead_letter_log (
     n           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -134,8 +142,9 @@ CREATE TABLE covey.dead_letter_log (
     what        text NOT NULL CHECK (what IN ('parked', 'edited', 'replayed', 'discarded', 'expired')),
     reason      text,
     old_body    bytea,
-    at          timestamptz NOT NULL DEFAULT now()
+    at          timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE INDEX dead_letter_position ON covey.dead_letter_log (position);
 
 CREATE FUNCTION covey.lane(p_key text) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$ SELECT (hashtext(p_key) & 15)::smallint $$;
@@ -163,19 +172,66 @@ BEGIN
     RETURN stored;
 END $$;
 
--- Store what was read from a stream, together with the reader's position. Returns -1 when another reader is ahead.
-CREATE FUNCTION covey.store(
-    p_stream text, p_after bigint, p_upto bigint,
+-- Store what was read from a stream, together with the reader's position, which fences a reader that was overtaken.
+-- Of the first `p_direct` new messages, return those that the caller is to handle in this very transaction, because
+-- nobody holds their lane and nothing waits in it, nor behind a hold of their key. They never enter the queue; all
+-- others do. A lane's lock is taken before the statement that looks what waits in the lane, which so sees what the
+-- lock's previous holder committed. Messages that are known are dropped.
+CREATE FUNCTION covey.receive(
+    p_class int, p_direct int, p_stream text, p_after bigint, p_upto bigint,
     p_ids uuid[], p_streams text[], p_kinds text[], p_types text[], p_keys text[], p_sources text[],
     p_times timestamptz[], p_headers jsonb[], p_bodies bytea[], p_command_ids uuid[], p_deadlines timestamptz[]
-) RETURNS int LANGUAGE plpgsql VOLATILE {planner} AS $$
+) RETURNS TABLE (o_id uuid, o_position bigint, o_expired boolean, o_answer bytea)
+LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    mine smallint[];
 BEGIN
     UPDATE covey.ingest SET sequence = p_upto WHERE stream = p_stream AND sequence = p_after;
     IF NOT FOUND THEN
-        RETURN -1;
+        RAISE EXCEPTION 'covey: fenced, another reader is ahead in the stream %', p_stream USING ERRCODE = 'CV001';
     END IF;
-    RETURN covey.enqueue(p_ids, p_streams, p_kinds, p_types, p_keys, p_sources, p_times, p_headers, p_bodies,
-                         p_command_ids, p_deadlines);
+    IF p_direct = 0 THEN
+        PERFORM covey.enqueue(p_ids, p_streams, p_kinds, p_types, p_keys, p_sources, p_times, p_headers, p_bodies,
+                              p_command_ids, p_deadlines);
+        RETURN;
+    END IF;
+
+    SELECT array_agg(lane) INTO mine
+    FROM (SELECT DISTINCT covey.lane(key) AS lane FROM unnest(p_keys) AS key) AS lanes
+    WHERE pg_try_advisory_xact_lock(p_class, lane);
+
+    RETURN QUERY
+        WITH new AS (
+            INSERT INTO covey.inbox (id, stream, kind, type, key, source, time, headers, body, command_id, deadline)
+            SELECT u.id, u.stream, u.kind, u.type, u.key, u.source, u.time, u.headers, u.body, u.command_id, u.deadline
+            FROM unnest(p_ids, p_streams, p_kinds, p_types, p_keys, p_sources, p_times, p_headers, p_bodies,
+                        p_command_ids, p_deadlines) WITH ORDINALITY
+                 AS u (id, stream, kind, type, key, source, time, headers, body, command_id, deadline, n)
+            ORDER BY u.n
+            ON CONFLICT (id) DO NOTHING
+            RETURNING id, position, key, command_id, deadline
+        ), free AS MATERIALIZED (
+            SELECT lane FROM unnest(mine) AS m (lane)
+            WHERE NOT EXISTS (SELECT FROM covey.inbox_pending p WHERE p.lane = m.lane)
+        ), judged AS MATERIALIZED (
+            SELECT new.*, row_number() OVER (ORDER BY new.position) <= p_direct
+                   AND covey.lane(new.key) IN (SELECT lane FROM free)
+                   AND NOT EXISTS (SELECT FROM covey.hold h WHERE h.key = new.key) AS direct
+            FROM new
+        ), queued AS (
+            INSERT INTO covey.inbox_pending SELECT covey.lane(key), position, key FROM judged WHERE NOT direct
+        )
+        SELECT j.id, j.position, j.deadline IS NOT NULL AND j.deadline <= clock_timestamp(), r.body
+        FROM judged j LEFT JOIN covey.reply r ON r.command_id = j.command_id
+        WHERE j.direct
+        ORDER BY j.position;
+END $$;
+
+-- Leave messages that were not handled directly after all to the workers.
+CREATE FUNCTION covey.queue(p_keys text[], p_positions bigint[]) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    INSERT INTO covey.inbox_pending
+    SELECT covey.lane(u.key), u.position, u.key FROM unnest(p_keys, p_positions) AS u (key, position);
 END $$;
 
 CREATE TYPE covey.delivery AS (
@@ -214,7 +270,7 @@ BEGIN
                     SELECT q.lane, q.position
                     FROM unnest(mine) AS l (lane),
                          LATERAL (SELECT * FROM covey.inbox_pending i WHERE i.lane = l.lane
-                                  ORDER BY i.position LIMIT p_limit) q
+                                  ORDER BY i.position LIMIT greatest(p_limit, 1000)) q
                     WHERE EXISTS (SELECT FROM covey.hold h WHERE h.key = q.key)
                 ) held
                 WHERE p.lane = held.lane AND p.position = held.position
@@ -284,10 +340,12 @@ BEGIN
     END IF;
 END $$;
 
--- The same for messages behind a hold. The hold goes when nothing waits behind it; else what waits is due now.
-CREATE FUNCTION covey.finish_held(p_key text, p_positions bigint[]) RETURNS void
+-- The same for messages behind one hold: all of one key. The hold goes when nothing waits behind it; else what waits
+-- is due now.
+CREATE FUNCTION covey.finish_held(p_keys text[], p_positions bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE {planner} AS $$
 DECLARE
+    p_key text := p_keys[1];
     gone int;
 BEGIN
     DELETE FROM covey.inbox_held WHERE key = p_key AND position = ANY (p_positions);
@@ -300,13 +358,13 @@ BEGIN
         UPDATE covey.hold SET state = 'waiting', until = clock_timestamp(), attempts = 0, token = NULL, owner = NULL,
                error = NULL,
                position = (SELECT position FROM covey.inbox_held WHERE key = p_key ORDER BY position LIMIT 1)
-        WHERE key = p_key;
+        WHERE key = p_key AND position = ANY (p_positions);
     ELSE
         DELETE FROM covey.hold WHERE key = p_key;
     END IF;
 END $$;
 
--- Hold a key from one of its messages on; that message and what is pending of the key wait behind it.
+-- Hold a key from one of its messages on: that message waits, and what is pending of the key steps aside when taken.
 CREATE FUNCTION covey.park(
     p_key text, p_position bigint, p_state text, p_after interval, p_attempts int, p_token uuid, p_owner int,
     p_error text
@@ -317,12 +375,11 @@ BEGIN
     INSERT INTO covey.hold (key, lane, state, until, attempts, token, owner, position, error)
     VALUES (p_key, covey.lane(p_key), p_state, resume, p_attempts, p_token, p_owner, p_position, p_error)
     ON CONFLICT (key) DO UPDATE SET state = p_state, until = resume, attempts = p_attempts, token = p_token,
-        owner = p_owner, position = p_position, error = p_error;
+        owner = p_owner, position = p_position, error = p_error,
+        since = CASE WHEN p_state = 'dead' THEN clock_timestamp() ELSE hold.since END;
 
-    WITH aside AS (
-        DELETE FROM covey.inbox_pending WHERE lane = covey.lane(p_key) AND position = p_position RETURNING key, position
-    )
-    INSERT INTO covey.inbox_held SELECT key, position FROM aside ON CONFLICT DO NOTHING;
+    DELETE FROM covey.inbox_pending WHERE lane = covey.lane(p_key) AND position = p_position;
+    INSERT INTO covey.inbox_held VALUES (p_key, p_position) ON CONFLICT DO NOTHING;
 
     IF p_state = 'dead' THEN
         UPDATE covey.hold SET until = i.deadline FROM covey.inbox i
@@ -391,6 +448,45 @@ CREATE TABLE covey.saga_log (
     at          timestamptz NOT NULL,
     PRIMARY KEY (saga_id, n)
 );
+
+-- Write new sagas. `p_waits` is after how long each is to move by itself if nothing comes.
+CREATE FUNCTION covey.start_sagas(
+    p_ids uuid[], p_names text[], p_versions int[], p_statuses text[], p_steps smallint[], p_attempts int[],
+    p_refusals int[], p_waiting uuid[], p_data jsonb[], p_reasons text[], p_logged int[], p_moved timestamptz[],
+    p_waits interval[], p_ended timestamptz[]
+) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    INSERT INTO covey.saga (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged,
+                            moved_at, deadline, ended_at)
+    SELECT u.id, u.name, u.version, u.status, u.step, u.attempts, u.refusals, u.waiting, u.data, u.reason, u.logged,
+           u.moved, clock_timestamp() + u.wait, u.ended
+    FROM unnest(p_ids, p_names, p_versions, p_statuses, p_steps, p_attempts, p_refusals, p_waiting, p_data, p_reasons,
+                p_logged, p_moved, p_waits, p_ended)
+         AS u (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved, wait, ended);
+END $$;
+
+-- Write the states of sagas that have moved, each once; the caller has locked them.
+CREATE FUNCTION covey.move_sagas(
+    p_ids uuid[], p_statuses text[], p_steps smallint[], p_attempts int[], p_refusals int[], p_waiting uuid[],
+    p_data jsonb[], p_reasons text[], p_logged int[], p_moved timestamptz[], p_waits interval[], p_ended timestamptz[]
+) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    UPDATE covey.saga s SET status = u.status, step = u.step, attempts = u.attempts, refusals = u.refusals,
+        waiting = u.waiting, data = u.data, reason = u.reason, logged = u.logged, moved_at = u.moved,
+        deadline = clock_timestamp() + u.wait, ended_at = u.ended
+    FROM unnest(p_ids, p_statuses, p_steps, p_attempts, p_refusals, p_waiting, p_data, p_reasons, p_logged, p_moved,
+                p_waits, p_ended)
+         AS u (id, status, step, attempts, refusals, waiting, data, reason, logged, moved, wait, ended)
+    WHERE s.id = u.id;
+END $$;
+
+CREATE FUNCTION covey.log_sagas(
+    p_ids uuid[], p_ns int[], p_steps text[], p_whats text[], p_messages uuid[], p_details text[], p_times timestamptz[]
+) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    INSERT INTO covey.saga_log (saga_id, n, step, what, message_id, detail, at)
+    SELECT * FROM unnest(p_ids, p_ns, p_steps, p_whats, p_messages, p_details, p_times);
+END $$;
 """
 
 IDEMPOTENCY = """
