@@ -13,8 +13,8 @@ from tests.docs.pages import ROOT, name_of, pages, without_code
 
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-_TEST = re.compile(r"`((?:tests|services|src)/[\w/.-]+\.py)::(\w+)`")
-_PATH = re.compile(r"`((?:src|tests|services|docs|examples|bench|shop)/[\w./-]+\.(?:py|md|toml))(?:::\w+)?`")
+_TEST = re.compile(r"`((?:tests|services|src)/[\w/.-]+\.py)::(?:\w+::)?(\w+)`")
+_PATH = re.compile(r"`((?:src|tests|services|docs|examples|bench|shop)/[\w./-]+\.(?:py|md|toml))(?:::[\w:]+)?`")
 _DOCS = re.compile(r"(?<![\w./])docs/(?:[\w-]+/)*[\w-]+(?:\.md)?(?:, '([^']+)')?")
 
 
