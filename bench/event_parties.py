@@ -73,7 +73,7 @@ class Producer:
         await self._broker.publish([wrap(placed(n), "producer", self._clock.now())])
 
     async def paced(self, rate: float, seconds: float) -> dict[str, list[int]]:
-        """Publish so many a second, whatever happens; return when each began and was committed, on this machine's clock.
+        """Publish so many a second, whatever happens; return when each began and was committed.
 
         Open loop: an event that is late does not delay the next.
         """
@@ -165,7 +165,7 @@ class Consumer:
         self._wanted = 0
 
     def router(self, how: str) -> Router:
-        """Return a router whose handler only parses (`parses`), writes a row (`writes`) or has one written (`defers`)."""
+        """Return a router whose handler `parses` only, `writes` a row, or has one written at the end (`defers`)."""
         router = Router()
 
         async def parses(event: Placed, work: Work) -> None:

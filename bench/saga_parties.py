@@ -1,4 +1,4 @@
-"""The two services of the questions about sagas: one owns them, one carries out their steps. A process, a database each."""
+"""The two services of the questions about sagas: one owns them, one carries out their steps."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def steps() -> Router:
 
 
 class Owner:
-    """Starts sagas, and learns of their end as another process would: by asking the database, all it waits for at once."""
+    """Starts sagas, and learns of their end as another process would: by asking the database."""
 
     def __init__(self, running: Running) -> None:
         self._database = running.database
