@@ -15,6 +15,7 @@ from inventory_service.messages import OrderConfirmed, ReleaseStock, ReserveStoc
 from covey.errors import Conflict, ConstraintViolated
 from covey.ids import new_id
 from covey.message import Refused, Reply
+from covey.testing.eventually import eventually
 from covey.work.unit_of_work import Transactions, Work
 
 
@@ -180,6 +181,31 @@ async def test_orders_for_the_last_pieces_at_the_same_time_never_get_more_than_t
 
     async with transactions.begin() as work:
         assert (sum(reserved), await stock(work, mug)) == (3, (10, 1, 9, 0))
+
+
+async def test_pieces_that_are_written_off_while_an_order_waits_for_them_are_refused_and_no_error(
+    transactions: Transactions,
+) -> None:
+    order_id = OrderId(new_id())
+    async with transactions.begin() as work:
+        mug = await product_with(work, 10)
+
+    async def one() -> Reply:
+        async with transactions.begin() as work:
+            return await reserve_stock(reserve(order_id, Line(mug, 8)), work)
+
+    async with transactions.begin() as work:
+        await work.execute("UPDATE stock SET received = 5, free = 5 WHERE product_id = $1", mug)
+        reserving = asyncio.create_task(one())
+        await eventually(lambda: waits_for_a_row(transactions))
+
+    assert await reserving == Refused(reason="out of stock: 8 × Mug wanted, 5 free")
+
+
+async def waits_for_a_row(transactions: Transactions) -> bool:
+    async with transactions.begin() as work:
+        query = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'tuple'))"
+        return bool(await work.fetchval(query))
 
 
 async def test_transactions_with_many_orders_do_not_wait_for_each_other_in_a_circle(transactions: Transactions) -> None:

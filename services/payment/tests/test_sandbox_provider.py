@@ -216,12 +216,16 @@ async def test_its_book_survives_kill_9_and_so_do_its_keys(tmp_path: Path) -> No
         file.write(b'{"at": "half a li')
 
     async with process(path) as (http, _):
+        assert await book(http) == [("authorize", 4_900, 201)]
+        assert (await post(http, "/voids", {"reference": "order-2"}, "v"))[0] == 201
+
+    async with process(path) as (http, _):
         again = await post(http, "/authorizations", ASK, "a")
         captured = await post(http, "/captures", TAKE, "c")
         entries = await book(http)
 
     assert (again, captured) == ((201, {"amount": 4_900}), (201, {"amount": 4_900}))
-    assert entries == [("authorize", 4_900, 201), ("capture", 4_900, 201)]
+    assert entries == [("authorize", 4_900, 201), ("void", 0, 201), ("capture", 4_900, 201)]
 
 
 async def grown(http: aiohttp.ClientSession, length: int) -> list[tuple[str, int, int]]:
