@@ -79,6 +79,7 @@ async def test_a_chunked_body_is_refused_as_soon_as_it_grows_past_the_limit(app:
     async def receive() -> Any:
         nonlocal read
         read += 1
+        assert read < 100, "it would be read for ever"
         return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
 
     sent: list[Any] = []
@@ -186,7 +187,9 @@ def test_brackets_in_strings_do_not_count() -> None:
 
 
 def test_other_encodings_cannot_smuggle_depth_past_the_check() -> None:
-    body = ("[" + '"\u2222",[' * 40 + "]" * 41).encode("utf-16-le")
+    # The second byte of U+2241 is that of a quotation mark: read as UTF-8, every other bracket is inside a string.
+    body = ("[" + '"\u2241",[' * 40 + "]" * 41).encode("utf-16-le")
+    assert depth_of(json.loads(body)) == 41
 
     with pytest.raises(Unreadable):
         check_nesting(body, 32)

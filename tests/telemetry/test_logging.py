@@ -69,6 +69,12 @@ def test_a_line_outside_of_any_request_has_no_ids(telemetry: Telemetry, output: 
     assert "trace_id" not in only_line(telemetry, output)
 
 
+def test_a_logger_with_a_name_says_so(telemetry: Telemetry, output: Output) -> None:
+    structlog.get_logger("covey.relay").info("published")
+
+    assert only_line(telemetry, output)["logger"] == "covey.relay"
+
+
 def test_a_field_cannot_pose_as_what_every_line_has(telemetry: Telemetry, output: Output) -> None:
     with use(Context("the-real-one", Trace(1, 2))):
         structlog.get_logger().info("x", correlation_id="forged", service="forged", level="forged", timestamp="forged")

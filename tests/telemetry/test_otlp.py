@@ -100,6 +100,13 @@ async def test_spans_are_sent_while_the_service_runs(collector: FakeCollector) -
         await eventually(lambda: [span.name for span in collector.spans()] == ["work"])
 
 
+def test_what_the_thread_of_the_logs_has_still_to_tell_reaches_the_collector(collector: FakeCollector) -> None:
+    with Telemetry.open(TelemetryOptions(service="order", otlp_endpoint=collector.endpoint, write=len)) as telemetry:
+        telemetry.logs.channel(telemetry.tracer.put)(some_span())
+
+    assert len(collector.spans()) == 1
+
+
 def test_the_resource_says_which_process_it_was(collector: FakeCollector) -> None:
     options = TelemetryOptions(
         service="order", version="7", instance="order-2", otlp_endpoint=collector.endpoint, write=len
