@@ -5,11 +5,14 @@ from __future__ import annotations
 from io import StringIO
 from pathlib import Path
 
+import pytest
+
 from shop.demo import run
 from shop.scenarios import SCENARIOS
 from shop.terminal import Terminal
 
 
+@pytest.mark.slow
 async def test_the_demo_ends_well_and_tells_what_it_did(tmp_path: Path) -> None:
     stream = StringIO()
 
