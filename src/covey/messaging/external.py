@@ -148,7 +148,8 @@ class Calls:
         except TimeoutError as error:
             raise DependencyUnavailable(f"no answer within {seconds:g} s") from error
         finally:
-            self._mean_seconds += (time.monotonic() - begun - self._mean_seconds) / 8
+            spent = time.monotonic() - begun
+            self._mean_seconds += (spent - self._mean_seconds) / (8 if self._mean_seconds else 1)
 
     async def _commit(self, call: Call, result: Any) -> None:
         """Record the answer in one transaction, if the key is still ours."""

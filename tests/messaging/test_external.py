@@ -1,0 +1,491 @@
+"""Effects outside the database: intended, called with a key, settled once; in no transaction and in no batch (H7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from covey.database.pool import PoolOptions
+from covey.errors import DependencyUnavailable
+from covey.ids import new_id
+from covey.message import Command, Envelope, Refused, Reply
+from covey.messaging.brokers.memory import MemoryBroker
+from covey.messaging.options import OWNERS, MessagingOptions
+from covey.messaging.router import Router
+from covey.testing.cable import Cable
+from covey.testing.eventually import eventually
+from covey.testing.replica import Replica, ReplicaOptions, replica
+from covey.work.unit_of_work import Work
+from tests.messaging.feed import Feed, dead, handled, holds, keeping, settled
+
+_OPEN_TRANSACTIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
+"""
+
+
+class Charge(Command, type="shop.charge.v1", key="cart"):
+    cart: str
+    n: int
+
+
+class Charged(Reply):
+    receipt: str
+
+
+async def at_once(command: Charge, key: str) -> str:
+    """Answer at once."""
+    return f"receipt of {key}"
+
+
+@dataclass
+class Provider:
+    """An outside that remembers every call. `answer` is what it does with one."""
+
+    answer: Callable[[Charge, str], Awaitable[str]] = at_once
+    calls: list[tuple[int, str]] = field(default_factory=list)
+    under_way: int = 0
+    most: int = 0
+
+    def router(self) -> Router:
+        """Return a router with this effect."""
+        router = Router()
+        router.external(Charge, self, timeout=timedelta(seconds=10))
+        return router
+
+    async def intend(self, message: Charge, work: Work) -> str | Reply:
+        """Refuse what is negative, before any call."""
+        if message.n < 0:
+            return Refused(reason="nothing to charge")
+        return f"intent {message.n}"
+
+    async def call(self, message: Charge, intent: str, key: str) -> str:
+        """Remember the call and answer it."""
+        assert intent == f"intent {message.n}"
+        self.calls.append((message.n, key))
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            return await self.answer(message, key)
+        finally:
+            self.under_way -= 1
+
+    async def settle(self, message: Charge, result: str, work: Work) -> Reply:
+        """Keep the answer."""
+        await work.execute("INSERT INTO effect (key, n, by) VALUES ($1, $2, $3)", message.cart, message.n, result)
+        return Charged(receipt=result)
+
+
+def charge(cart: str, n: int, command_id: UUID | None = None, **headers: str) -> Envelope:
+    """Return a command of the service `feed` that wants an answer."""
+    return Envelope(
+        id=new_id(),
+        type="shop.charge.v1",
+        key=cart,
+        source="feed",
+        time=datetime.now(UTC),
+        body=Charge(cart=cart, n=n).model_dump_json().encode(),
+        kind="command",
+        stream="shop",
+        headers={"reply-to": "feed", "command-id": str(command_id or new_id())} | headers,
+    )
+
+
+def quick(**changes: object) -> ReplicaOptions:
+    """Options with little patience, changed as asked."""
+    given = {
+        "backoff": timedelta(milliseconds=5),
+        "backoff_cap": timedelta(milliseconds=50),
+        "poll": timedelta(milliseconds=20),
+    }
+    return ReplicaOptions(
+        messaging=MessagingOptions(**(given | changes)),  # type: ignore[arg-type]  # spans and counts
+        drain=timedelta(milliseconds=200),
+    )
+
+
+@pytest.fixture
+def provider() -> Provider:
+    """An outside that answers at once."""
+    return Provider()
+
+
+@pytest.fixture
+async def shop(memory_broker: MemoryBroker, shop_url: str, provider: Provider) -> AsyncIterator[Replica]:
+    """One replica with this provider."""
+    async with replica("shop", shop_url, memory_broker, [provider.router()], options=quick()) as running:
+        yield running
+
+
+async def replies(shop: Replica) -> list[str]:
+    """Return the outcomes of the replies that were sent."""
+    rows = await shop.fetch(
+        "SELECT convert_from(body, 'utf8')::json->>'outcome' AS outcome FROM covey.outbox ORDER BY position"
+    )
+    return [row["outcome"] for row in rows]
+
+
+class TestACall:
+    async def test_is_made_with_the_commands_id_as_its_key_and_settled_once(
+        self, shop: Replica, provider: Provider, feed: Feed
+    ) -> None:
+        command_id = new_id()
+        await feed.publish([charge("a", 1, command_id)])
+        await handled(shop, 1)
+        await settled(shop)
+
+        assert provider.calls == [(1, str(command_id))]
+        assert await shop.fetchval("SELECT by FROM effect") == f"receipt of {command_id}"
+        assert await replies(shop) == ["done"]
+        assert await holds(shop) == {}
+
+    async def test_is_made_with_no_transaction_open_and_no_connection_held(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        called, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(command: Charge, key: str) -> str:
+            called.set()
+            await go_on.wait()
+            return key
+
+        provider = Provider(slow)
+        async with replica("shop", shop_url, memory_broker, [provider.router()], options=quick(calls=500)) as shop:
+            await feed.publish([charge(f"cart {n}", n) for n in range(100)])
+            await eventually(lambda: len(provider.calls) == 100)
+
+            async def at_rest() -> bool:
+                size, idle = shop.database.usage
+                assert size == idle
+                return await shop.fetchval(_OPEN_TRANSACTIONS) == 0
+
+            await eventually(at_rest)
+            go_on.set()
+            await handled(shop, 100)
+
+    async def test_that_was_refused_before_it_is_never_made(
+        self, shop: Replica, provider: Provider, feed: Feed
+    ) -> None:
+        await feed.publish([charge("a", -1)])
+        await eventually(lambda: _replied(shop, ["refused"]))
+
+        assert provider.calls == []
+        await settled(shop)
+
+    async def test_whose_outcome_is_unknown_is_repeated_with_the_same_key_until_it_is_known(
+        self, shop: Replica, provider: Provider, feed: Feed
+    ) -> None:
+        async def moody(command: Charge, key: str) -> str:
+            if len(provider.calls) < 9:
+                raise DependencyUnavailable("no answer")
+            return "at last"
+
+        provider.answer = moody
+        await feed.publish([charge("a", 1), charge("a", 2)])
+        await handled(shop, 2)
+
+        assert [n for n, _ in provider.calls] == [1] * 9 + [2]
+        assert len({key for n, key in provider.calls if n == 1}) == 1
+
+    async def test_whose_time_is_over_is_repeated_with_the_same_key(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        async def slow_at_first(command: Charge, key: str) -> str:
+            if len(provider.calls) == 1:
+                await asyncio.Event().wait()
+            return key
+
+        provider, router = Provider(slow_at_first), Router()
+        router.external(Charge, provider, timeout=timedelta(milliseconds=50))
+        async with replica("shop", shop_url, memory_broker, [router], options=quick()) as shop:
+            await feed.publish([charge("a", 1)])
+            await handled(shop, 1)
+
+            assert len(provider.calls) == 2
+            assert len({key for _, key in provider.calls}) == 1
+
+    async def test_that_fails_for_another_reason_is_given_up_after_its_attempts(
+        self, shop: Replica, provider: Provider, feed: Feed
+    ) -> None:
+        async def broken(command: Charge, key: str) -> str:
+            if command.cart == "a":
+                raise KeyError("a defect")
+            return key
+
+        provider.answer = broken
+        await feed.publish([charge("a", 1), charge("b", 2)])
+        await handled(shop, 1)
+
+        assert await dead(shop) == {"a": "KeyError: 'a defect'"}
+        assert [n for n, _ in provider.calls].count(1) == 5
+
+    @pytest.mark.parametrize("error", [asyncio.CancelledError(), RecursionError("deep")])
+    async def test_of_any_kind_of_exception_is_seen_and_counted(
+        self, shop: Replica, provider: Provider, feed: Feed, error: BaseException
+    ) -> None:
+        async def broken(command: Charge, key: str) -> str:
+            raise error
+
+        provider.answer = broken
+        await feed.publish([charge("a", 1)])
+
+        assert set(await dead(shop)) == {"a"}
+
+    async def test_nobody_waits_for_any_more_is_dropped_and_logged(
+        self, shop: Replica, provider: Provider, feed: Feed
+    ) -> None:
+        async def down(command: Charge, key: str) -> str:
+            if command.n == 1:
+                raise DependencyUnavailable("down")
+            return key
+
+        provider.answer = down
+        soon = await shop.fetchval("SELECT (clock_timestamp() + interval '300 ms')::text")
+        await feed.publish([charge("a", 1, deadline=datetime.fromisoformat(soon).isoformat()), charge("a", 2)])
+        await handled(shop, 1)
+
+        assert await shop.fetchval("SELECT n FROM effect") == 2
+        assert await shop.fetchval("SELECT what FROM covey.dead_letter_log") == "expired"
+        assert len([n for n, _ in provider.calls if n == 1]) > 1
+
+    async def test_asked_for_twice_is_made_once_and_answered_twice(
+        self, shop: Replica, provider: Provider, feed: Feed
+    ) -> None:
+        command_id = new_id()
+        await feed.publish([charge("a", 1, command_id), charge("a", 1, command_id)])
+        await eventually(lambda: _replied(shop, ["done", "done"]))
+        await feed.publish([charge("a", 1, command_id)])
+        await eventually(lambda: _replied(shop, ["done"] * 3))
+
+        assert len(provider.calls) == 1
+        bodies = await shop.fetch("SELECT DISTINCT body FROM covey.outbox")
+        assert len(bodies) == 1
+        ids = await shop.fetch("SELECT DISTINCT id FROM covey.outbox")
+        assert len(ids) == 3
+
+
+class TestTheBulkhead:
+    async def test_lets_so_many_calls_through_and_no_more(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        async def slow(command: Charge, key: str) -> str:
+            await asyncio.sleep(0.01)
+            return key
+
+        provider = Provider(slow)
+        async with replica("shop", shop_url, memory_broker, [provider.router()], options=quick(calls=7)) as shop:
+            await feed.publish([charge(f"cart {n}", n) for n in range(60)])
+            await handled(shop, 60)
+
+            assert provider.most == 7
+            assert len(provider.calls) == 60
+            await settled(shop)
+
+    async def test_that_is_full_stops_no_other_message(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        async def never(command: Charge, key: str) -> str:
+            await asyncio.Event().wait()
+            return key
+
+        routers = [Provider(never).router(), keeping()]
+        async with replica("shop", shop_url, memory_broker, routers, options=quick(calls=2)) as shop:
+            await feed.publish([charge(f"cart {n}", n) for n in range(20)])
+            await feed.add("other", range(20))
+            await handled(shop, 20)
+
+    async def test_that_is_full_does_not_keep_the_database_busy(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """300 keys wait for a slow provider: they come back when their turn comes, not all of them all the time."""
+
+        async def slow(command: Charge, key: str) -> str:
+            await asyncio.sleep(0.25)
+            return key
+
+        provider = Provider(slow)
+        options = quick(calls=2, poll=timedelta(milliseconds=250))
+        async with replica("shop", shop_url, memory_broker, [provider.router()], options=options) as shop:
+            await feed.publish([charge(f"cart {n}", n) for n in range(300)])
+
+            async def told_when_to_come() -> bool:
+                return bool(
+                    await shop.fetchval(
+                        "SELECT count(*) > 200 FROM covey.hold"
+                        " WHERE state = 'waiting' AND until > clock_timestamp() + interval '400 ms'"
+                    )
+                )
+
+            await eventually(told_when_to_come)
+
+
+class TestACrash:
+    async def test_anywhere_repeats_the_call_with_the_same_key_and_settles_once(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """The process loses its database at every moment of a call; another takes it up."""
+        keys: dict[int, set[str]] = {}
+        for n, moment in enumerate(("intent", "call", "answer")):
+            async with _crashing(memory_broker, shop_url, moment, keys) as crashed:
+                await feed.publish([charge("a", n)])
+                await crashed.wait()
+            provider = Provider()
+            async with replica("shop", shop_url, memory_broker, [provider.router()], options=quick()) as shop:
+                await handled(shop, n + 1)
+                await settled(shop)
+                keys.setdefault(n, set()).update(key for _, key in provider.calls)
+                assert await shop.fetchval("SELECT count(*) FROM effect WHERE n = $1", n) == 1
+
+            assert len(keys[n]) == 1, moment
+
+    async def test_is_noticed_within_a_second_and_not_after_the_lease(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        async def never(command: Charge, key: str) -> str:
+            await asyncio.Event().wait()
+            return key
+
+        first, second = Provider(never), Provider()
+        async with AsyncExitStack() as stack:
+            cable = await stack.enter_async_context(Cable.to(shop_url))
+            dying = await _begun(stack, cable.url, memory_broker, first)
+            await feed.publish([charge("a", 1)])
+            await eventually(lambda: len(first.calls) == 1)
+            survivor = await stack.enter_async_context(
+                replica("shop", shop_url, memory_broker, [second.router()], options=quick())
+            )
+            loop = asyncio.get_running_loop()
+
+            begun = loop.time()
+            cable.cut()
+            await handled(survivor, 1)
+
+            assert loop.time() - begun < 3  # the lease is 15 s; a second is promised, the machine may be busy
+            assert second.calls == first.calls
+            assert dying
+
+    async def test_of_which_the_dead_wakes_up_late_writes_nothing(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """H9: the network of a process stands still, another takes its call over, and then its answer comes."""
+        answer = asyncio.Event()
+
+        async def late(command: Charge, key: str) -> str:
+            await answer.wait()
+            return "late"
+
+        first, second = Provider(late), Provider()
+        async with AsyncExitStack() as stack:
+            stopped = await _begun(stack, shop_url, memory_broker, first)
+            await feed.publish([charge("a", 1)])
+            await eventually(lambda: len(first.calls) == 1)
+            other = await stack.enter_async_context(
+                replica("shop", shop_url, memory_broker, [second.router()], options=quick())
+            )
+            await _end_the_session_of_the_owner(other)
+            await handled(other, 1)
+
+            answer.set()
+            await eventually(lambda: first.under_way == 0)
+            await settled(stopped)
+
+            rows = await other.fetch("SELECT by FROM effect")
+            assert len(rows) == 1
+            assert await replies(other) == ["done"]
+
+    async def test_of_a_service_that_drains_hands_its_calls_back(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """H14: an answer that does not come in time is somebody else's to ask for, at once."""
+
+        async def never(command: Charge, key: str) -> str:
+            await asyncio.Event().wait()
+            return key
+
+        first, second = Provider(never), Provider()
+        async with replica("shop", shop_url, memory_broker, [first.router()], options=quick()):
+            await feed.publish([charge("a", 1)])
+            await eventually(lambda: len(first.calls) == 1)
+        async with replica("shop", shop_url, memory_broker, [second.router()], options=quick()) as shop:
+            await handled(shop, 1)
+
+            assert second.calls == first.calls
+
+    async def test_of_the_lock_that_shows_life_begins_no_call_until_it_is_back(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """Or every other replica would take each call for abandoned while it is under way."""
+        provider = Provider()
+        async with replica("shop", shop_url, memory_broker, [provider.router()], options=quick()) as shop:
+            for n in range(5):
+                await _end_the_session_of_the_owner(shop)
+                await feed.publish([charge("a", n)])
+                await handled(shop, n + 1)
+
+            assert len(provider.calls) == 5
+
+
+@asynccontextmanager
+async def _crashing(
+    broker: MemoryBroker, url: str, moment: str, keys: dict[int, set[str]]
+) -> AsyncIterator[asyncio.Event]:
+    """Run a replica whose database is gone for good at that moment; set when it is."""
+    crashed = asyncio.Event()
+    async with Cable.to(url) as cable:
+
+        class Fragile(Provider):
+            async def intend(self, message: Charge, work: Work) -> str | Reply:
+                intent = await super().intend(message, work)
+                if moment == "intent":
+                    crash()
+                return intent
+
+            async def call(self, message: Charge, intent: str, key: str) -> str:
+                keys.setdefault(message.n, set()).add(key)
+                if moment == "call":
+                    crash()
+                return await super().call(message, intent, key)
+
+            async def settle(self, message: Charge, result: str, work: Work) -> Reply:
+                reply = await super().settle(message, result, work)
+                if moment == "answer":
+                    crash()
+                return reply
+
+        def crash() -> None:
+            cable.cut()
+            crashed.set()
+
+        options = ReplicaOptions(
+            messaging=quick().messaging,
+            pool=PoolOptions(wait=timedelta(milliseconds=200)),
+            drain=timedelta(milliseconds=100),
+        )
+        async with replica("shop", cable.url, broker, [Fragile().router()], options=options):
+            yield crashed
+
+
+async def _begun(stack: AsyncExitStack, url: str, broker: MemoryBroker, provider: Provider) -> Replica:
+    return await stack.enter_async_context(replica("shop", url, broker, [provider.router()], options=quick()))
+
+
+async def _end_the_session_of_the_owner(shop: Replica) -> None:
+    """End the session that shows that a process with calls lives, as PostgreSQL does to one that stands still."""
+    await shop.fetch(
+        "SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $1"
+        " AND (NOT EXISTS (SELECT FROM covey.hold WHERE state = 'working')"
+        " OR l.objid::bigint IN (SELECT owner FROM covey.hold WHERE state = 'working'))",
+        OWNERS,
+    )
+
+
+async def _replied(shop: Replica, expected: list[str]) -> bool:
+    found = await replies(shop)
+    assert found == expected
+    return True
