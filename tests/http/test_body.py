@@ -186,13 +186,16 @@ def test_brackets_in_strings_do_not_count() -> None:
     check_nesting(json.dumps({"text": "[" * 1000, "escaped": '\\"[[[[' * 100}).encode(), 2)
 
 
-def test_other_encodings_cannot_smuggle_depth_past_the_check() -> None:
+async def test_other_encodings_cannot_smuggle_depth_past_the_check(app: Application) -> None:
     # The second byte of U+2241 is that of a quotation mark: read as UTF-8, every other bracket is inside a string.
-    body = ("[" + '"\u2241",[' * 40 + "]" * 41).encode("utf-16-le")
-    assert depth_of(json.loads(body)) == 41
+    text = '{"a":[' + '"\u2241",[' * 40 + "]" * 41 + "}"
+    assert depth_of(json.loads(text)) == 42
+    check_nesting(text.encode("utf-16-le"), 32)
 
-    with pytest.raises(Unreadable):
-        check_nesting(body, 32)
+    for encoding in ("utf-16-le", "utf-16-be", "utf-16", "utf-32", "latin-1"):
+        body = text.encode(encoding, errors="replace") + (b"\xff" if encoding == "latin-1" else b"")
+        answer = await ask(app, "POST", "/any", body=body)
+        assert (answer.status, answer.json()["type"]) == (400, "/problems/unreadable"), encoding
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Header, HTTPException, Query
 from fastapi.responses import StreamingResponse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from covey import errors
 from covey.http.application import Application
-from covey.testing.asgi import Answer, ask
+from covey.testing.asgi import Answer, ask, scope_of
 from covey.work.idempotency import InProgress
 
 Make = Callable[..., Application]
@@ -235,6 +238,41 @@ async def test_an_answer_that_breaks_its_own_model_is_our_defect(make: Make, log
 
     is_problem(answer, 500, "internal")
     assert "hunter2" not in repr(log())
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(alphabet=st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.just("lines"), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(body=anything.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_whatever_is_sent_gets_an_answer_that_can_be_read(make: Make, body: bytes) -> None:
+    answer = await ask(make(orders()), "POST", "/orders", body=body)
+
+    assert answer.status in (201, 400, 422)
+    assert answer.status == 201 or is_problem(
+        answer, answer.status, "unreadable" if answer.status == 400 else "invalid"
+    )
+
+
+@given(path=st.text(st.characters(codec=None), max_size=30).map(lambda text: "/" + text))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_whatever_is_asked_for_gets_an_answer_that_can_be_read(make: Make, path: str) -> None:
+    scope = {**scope_of("GET", "/", {}), "path": path}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("there is no body")
+
+    await make(orders())(scope, receive, send)
+
+    assert json.loads(sent[1]["body"])["status"] == sent[0]["status"]
 
 
 async def test_an_unknown_path_is_404(make: Make) -> None:

@@ -63,6 +63,20 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
+def check_encoding(body: bytes) -> None:
+    """Refuse JSON that is not UTF-8 (RFC 8259, section 8.1). Raises Unreadable.
+
+    Python's parser guesses UTF-16 and UTF-32 from where the zero bytes are, and would then see other strings and
+    brackets than `check_nesting` does.
+    """
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise Unreadable("JSON is sent as UTF-8") from None
+    if b"\0" in body:
+        raise Unreadable("JSON holds no zero bytes")
+
+
 def check_nesting(body: bytes, max_depth: int) -> None:
     """Refuse JSON whose objects and arrays are nested deeper. Raises Unreadable; other mistakes pass.
 
@@ -71,8 +85,6 @@ def check_nesting(body: bytes, max_depth: int) -> None:
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return
-    if b"\0" in body:
-        raise Unreadable("JSON is sent as UTF-8")  # a parser that guesses would see other strings than we do
     brackets = _STRING.sub(b"", body).translate(_AS_BRACKETS, _NO_BRACKET)
     for _ in range(max_depth):
         peeled = brackets.replace(b"[]", b"")

@@ -92,6 +92,7 @@ class Edge:
         body.check_length(headers.get(b"content-length"), options.max_body_bytes)
         content = await body.read(receive, options.max_body_bytes, options.body_timeout.total_seconds())
         if b"json" in headers.get(b"content-type", b"").lower():
+            body.check_encoding(content)
             body.check_nesting(content, options.max_json_depth)
         return body.replay(content, receive)
 

@@ -12,13 +12,13 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any
 
-import orjson
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from covey import errors
 from covey.http.body import TooSlow
 from covey.telemetry.redaction import redact_text
+from covey.telemetry.rendering import json_line
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -68,7 +68,7 @@ class Problem:
             document["detail"] = self.detail[:_MOST_TEXT]
         if self.errors:
             document["errors"] = self.errors[:_MOST_ERRORS]
-        return orjson.dumps(document)
+        return json_line(document)
 
 
 def problem_of(error: Exception) -> Problem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 REDACTED = "[redacted]"
@@ -82,9 +83,13 @@ def text_of(value: object) -> str:
 
 def redact_items(items: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
     """Return `items` with each value redacted, whole where its key names a secret."""
-    return {
-        key if isinstance(key, str) else text_of(key): (
-            REDACTED if value is not None and _SECRET_KEY.search(text_of(key)) else redact(value, depth)
-        )
-        for key, value in items.items()
-    }
+    redacted = {}
+    for given, value in items.items():
+        key = given if isinstance(given, str) else text_of(given)
+        redacted[key] = REDACTED if value is not None and _names_a_secret(key) else redact(value, depth)
+    return redacted
+
+
+@lru_cache(maxsize=1024)
+def _names_a_secret(key: str) -> bool:
+    return _SECRET_KEY.search(key) is not None
