@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -32,7 +32,7 @@ class Trace:
 
     def child(self) -> Trace:
         """Return the position inside a new span of the same trace."""
-        return replace(self, span_id=new_span_id())
+        return Trace(self.trace_id, new_span_id(), self.sampled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,10 @@ class Context:
     deadline: datetime | None = None
     principal: str | None = None
     causation_id: UUID | None = None
+
+    def at(self, trace: Trace) -> Context:
+        """Return the same context at another position of its trace."""
+        return Context(self.correlation_id, trace, self.deadline, self.principal, self.causation_id)
 
 
 _current: ContextVar[Context | None] = ContextVar("covey_context", default=None)

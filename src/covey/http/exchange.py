@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from starlette.types import Message, Scope, Send
@@ -133,7 +132,7 @@ def _context(headers: dict[bytes, bytes]) -> tuple[context.Context, int]:
     about = context.new_context(correlation_id, traceparent)
     if context.parse_traceparent(traceparent) is None:
         return about, 0
-    return replace(about, trace=about.trace.child()), about.trace.span_id
+    return about.at(about.trace.child()), about.trace.span_id
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:

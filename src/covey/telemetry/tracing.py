@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
 
 from covey.context import Trace, active, new_context, use
 
@@ -40,14 +39,31 @@ class Span(NamedTuple):
 
 
 class OpenSpan:
-    """A span under way. What is learned meanwhile is added to its attributes."""
+    """A span under way, as a block; a class, because there are several on the path of every message.
 
-    __slots__ = ("attributes", "error", "trace")
+    What is learned meanwhile is added to its attributes. An exception marks it as failed and passes through;
+    cancellation is not a failure.
+    """
 
-    def __init__(self, trace: Trace, attributes: Attributes) -> None:
-        self.trace = trace
+    __slots__ = (
+        "_begun",
+        "_kind",
+        "_name",
+        "_parent_id",
+        "_start_ns",
+        "_tracer",
+        "_use",
+        "attributes",
+        "error",
+        "trace",
+    )
+
+    def __init__(self, tracer: Tracer, name: str, kind: Kind, attributes: Attributes) -> None:
         self.attributes: dict[str, Attribute] = dict(attributes)
         self.error: str | None = None
+        self._tracer = tracer
+        self._name = name
+        self._kind = kind
 
     def set(self, key: str, value: Attribute) -> None:
         """Set an attribute. Ids and counts are welcome; secrets and personal data are not redacted here."""
@@ -56,6 +72,27 @@ class OpenSpan:
     def fail(self, error: str) -> None:
         """Mark the span as failed although no exception leaves its block; `error` is a type or a status."""
         self.error = error
+
+    def __enter__(self) -> Self:
+        outer = active()
+        context = outer or new_context()
+        self._parent_id = outer.trace.span_id if outer else 0
+        self.trace = context.trace.child()
+        self._start_ns, self._begun = time.time_ns(), time.perf_counter_ns()
+        self._use = use(context.at(self.trace))
+        self._use.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._use.__exit__()
+        if isinstance(error, Exception) and self.error is None:
+            self.error = type(error).__name__
+        end_ns = self._start_ns + time.perf_counter_ns() - self._begun
+        self._tracer.record(
+            self._name, self._kind, self.trace, self._parent_id, self._start_ns, end_ns, self.attributes, self.error
+        )
 
 
 class Tracer:
@@ -66,26 +103,9 @@ class Tracer:
         self.put = export or self.recent.append
         """Takes a span that has ended, whatever its trace's sampled flag says."""
 
-    @contextmanager
-    def span(self, name: str, kind: Kind = "internal", attributes: Attributes = _NONE) -> Iterator[OpenSpan]:
-        """Run the block inside a new span, a child of the current one; what the block calls is inside it too.
-
-        An exception marks it as failed and passes through; cancellation is not a failure.
-        """
-        outer = active()
-        context = outer or new_context()
-        span = OpenSpan(context.trace.child(), attributes)
-        start_ns, begun = time.time_ns(), time.perf_counter_ns()
-        try:
-            with use(replace(context, trace=span.trace)):
-                yield span
-        except Exception as error:
-            span.error = span.error or type(error).__name__
-            raise
-        finally:
-            end_ns = start_ns + time.perf_counter_ns() - begun
-            parent_id = outer.trace.span_id if outer else 0
-            self.record(name, kind, span.trace, parent_id, start_ns, end_ns, span.attributes, span.error)
+    def span(self, name: str, kind: Kind = "internal", attributes: Attributes = _NONE) -> OpenSpan:
+        """Return a new span, a child of the current one, to be used as a block; what it calls is inside it too."""
+        return OpenSpan(self, name, kind, attributes)
 
     def record(
         self,
