@@ -33,7 +33,7 @@ SELECT sequence FROM new UNION ALL SELECT sequence FROM covey.ingest WHERE strea
 IDLE_SECONDS = 10.0
 TURN_SECONDS = 1.0
 """So long a turn may keep the stream's next messages from being stored; then it is rolled back and left to workers."""
-LONG_TURN_SECONDS = 0.1
+LONG_TURN_SECONDS = 0.25
 """After a turn of this length messages are only stored, for workers to share, for `REST` times its length."""
 REST = 20
 

@@ -76,7 +76,8 @@ class Messaging:
         ]
         own |= {f"ingest {ingest.stream}": ingest.run for ingest in self._ingests}
         self._roles = Roles(database, owner, own)
-        self._notifying = False
+        self._unannounced = False
+        self._announcing: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def running(self, drain: timedelta = timedelta(seconds=10)) -> AsyncIterator[Messaging]:
@@ -107,19 +108,23 @@ class Messaging:
         if work.published:
             if self._roles.holds("relay"):
                 self._relay.wake()
-            elif not self._notifying:
-                self._notifying = True
-                asyncio.get_running_loop().create_task(self._notify())
+            else:
+                self._unannounced = True
+                self._announcing = self._announcing or asyncio.get_running_loop().create_task(self._announce())
 
     def wake(self) -> None:
         """Say that the inbox may have work."""
         for worker in self._workers:
             worker.wake()
 
-    async def _notify(self) -> None:
-        """Wake the relay in another replica; one notification at a time covers all commits before it."""
-        self._notifying = False
-        await self._roles.notify(CHANNEL)
+    async def _announce(self) -> None:
+        """Wake the relay in another replica; one notification at a time covers all commits before it (H3)."""
+        try:
+            while self._unannounced:
+                self._unannounced = False
+                await self._roles.notify(CHANNEL)
+        finally:
+            self._announcing = None
 
     async def _ensure_stream(self) -> None:
         """Make the service's own stream at start when the broker is there; the roles see to it when it is not."""

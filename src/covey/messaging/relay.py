@@ -14,6 +14,7 @@ import asyncio
 import json
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,10 +23,11 @@ import structlog
 
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
-from covey.errors import CoveyError, Unavailable
+from covey.errors import CoveyError
 from covey.message import Envelope
 from covey.messaging.broker import Broker
 from covey.messaging.observation import Observation
+from covey.messaging.retention import OUTBOX_AGE
 
 CHANNEL = "covey_outbox"
 LIMIT = 500
@@ -37,7 +39,8 @@ VACUUM_SECONDS = 0.5
 _RELAY = "SELECT * FROM covey.relay($1, $2, $3)"
 _REPUBLISH = """
 INSERT INTO covey.outbox_pending
-SELECT position, stream FROM covey.outbox WHERE created_at >= $1 ON CONFLICT DO NOTHING
+SELECT position, stream FROM covey.outbox WHERE created_at >= $1 AND created_at > now() - $2::interval
+ON CONFLICT DO NOTHING
 """
 
 log = structlog.get_logger("covey.messaging")
@@ -126,15 +129,18 @@ class Relay:
 
     async def _vacuum(self) -> None:
         """Keep the heads of the queues clean: dead index entries there cost the relay half a core (decision 0002)."""
-        connection = await self._database.connect(application_name="covey vacuum")
+        while True:
+            with suppress(CoveyError):
+                await self._vacuum_on(await self._database.connect(application_name="covey vacuum"))
+            await asyncio.sleep(VACUUM_SECONDS)
+
+    async def _vacuum_on(self, connection: Connection) -> None:
         try:
             while True:
                 await asyncio.sleep(VACUUM_SECONDS)
                 with translated():
                     await connection.execute("VACUUM (TRUNCATE off, INDEX_CLEANUP on) covey.outbox_pending")
                     await connection.execute("VACUUM (TRUNCATE off, INDEX_CLEANUP on) covey.inbox_pending")
-        except Unavailable:
-            return
         finally:
             await _close(connection)
 
@@ -142,11 +148,12 @@ class Relay:
 async def republish(database: Database, since: datetime) -> int:
     """Publish again, under the same ids, what was written since then: for a broker that has lost what it confirmed.
 
-    Safe at any time: consumers drop what they know. Returns how many messages are to be published.
+    Safe at any time: consumers drop what they know. What is older than 7 days, and only by chance still there, is left
+    out: they might have forgotten it. Returns how many messages are to be published.
     """
     async with database.acquire() as connection:
         with translated():
-            return int((await connection.execute(_REPUBLISH, since)).rpartition(" ")[2])
+            return int((await connection.execute(_REPUBLISH, since, OUTBOX_AGE)).rpartition(" ")[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Retention: forgets what can never be asked for again, in small batches.
 
-The inbox remembers each message for a day longer than the broker holds it, so no redelivery and no rereading of a
-stream can bring back one that it has forgotten (H4). What is pending, held or unpublished is never removed. The
-outbox is kept as long as the stream, past the broker's confirmation, so that it can be published again (H5).
+A message that is published again from the outbox on its last day lies in the stream for as long as any other. The inbox
+remembers it for a day longer than both together, so that no redelivery, rereading or republishing can bring back one
+that it has forgotten (H4). What is pending, held or unpublished is never removed. The outbox is kept past the broker's
+confirmation, so that it can be published again (H5).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from covey.database.errors import translated
 from covey.database.pool import Database
 
 STREAM_MAX_AGE = timedelta(days=7)
-INBOX_AGE = STREAM_MAX_AGE + timedelta(days=1)
 OUTBOX_AGE = STREAM_MAX_AGE
+INBOX_AGE = OUTBOX_AGE + STREAM_MAX_AGE + timedelta(days=1)
 IDEMPOTENCY_AGE = timedelta(hours=24)
 BATCH = 1_000
 PERIOD_SECONDS = 60.0

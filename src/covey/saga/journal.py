@@ -14,7 +14,7 @@ from covey.saga.machine import Compensated, Compensating, Completed, Running, St
 from covey.work.unit_of_work import Work
 
 _COLUMNS = "id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved_at, deadline"
-_LOAD = f"SELECT {_COLUMNS}, clock_timestamp() FROM covey.saga WHERE id = ANY ($1) ORDER BY id FOR UPDATE"
+_LOAD = f"SELECT {_COLUMNS}, clock_timestamp() FROM covey.load_sagas($1)"
 _HISTORY = "SELECT step, what, detail, at, message_id FROM covey.saga_log WHERE saga_id = $1 ORDER BY n"
 
 

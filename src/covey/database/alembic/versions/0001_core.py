@@ -2,7 +2,8 @@
 
 Why the functions: each is one round trip that would be two or three, and each carries planner settings,
 because a plan made while a queue is empty (sequential scan, hash join) is kept while it is full and costs
-four times the throughput (docs/decisions/0002). They are VOLATILE, so that every statement inside sees what
+four times the throughput (docs/decisions/0002); and because PostgreSQL, left to itself, plans most of them anew at
+each call, which takes longer than running them. They are VOLATILE, so that every statement inside sees what
 was committed before it began; `take` depends on that.
 """
 
@@ -15,7 +16,7 @@ depends_on = None
 
 PLANNER = """
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-    SET enable_bitmapscan = off SET jit = off
+    SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
 """
 
 OUTBOX = """
@@ -381,9 +382,12 @@ BEGIN
     DELETE FROM covey.inbox_pending WHERE lane = covey.lane(p_key) AND position = p_position;
     INSERT INTO covey.inbox_held VALUES (p_key, p_position) ON CONFLICT DO NOTHING;
 
-    IF p_state = 'dead' THEN
-        UPDATE covey.hold SET until = i.deadline FROM covey.inbox i
+    -- Nobody waits for it past its deadline: then it is dropped, and what is behind it goes on.
+    IF p_state <> 'working' THEN
+        UPDATE covey.hold SET until = least(resume, i.deadline) FROM covey.inbox i
         WHERE hold.key = p_key AND i.position = p_position AND i.deadline IS NOT NULL;
+    END IF;
+    IF p_state = 'dead' THEN
         INSERT INTO covey.dead_letter_log (position, message_id, key, what, reason)
         SELECT p_position, id, p_key, 'parked', p_error FROM covey.inbox WHERE position = p_position;
     END IF;
@@ -463,6 +467,12 @@ BEGIN
     FROM unnest(p_ids, p_names, p_versions, p_statuses, p_steps, p_attempts, p_refusals, p_waiting, p_data, p_reasons,
                 p_logged, p_moved, p_waits, p_ended)
          AS u (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved, wait, ended);
+END $$;
+
+-- Lock and read sagas in the order of their ids, so that two transactions cannot wait for each other.
+CREATE FUNCTION covey.load_sagas(p_ids uuid[]) RETURNS SETOF covey.saga LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM covey.saga WHERE id = ANY (p_ids) ORDER BY id FOR UPDATE;
 END $$;
 
 -- Write the states of sagas that have moved, each once; the caller has locked them.
