@@ -1,0 +1,71 @@
+"""A customer who wants one thing of the shop, and asks again, under the same key, when no answer comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from uuid import UUID
+
+from covey.errors import Unavailable
+from covey.ids import new_id
+from shop.client import Unexpected, order_of
+from tests.crash.outcomes import Outcome
+from tests.harness.ledger import Found, Ledger
+from tests.harness.shop import Shop
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 30.0
+_PAUSE_SECONDS = 0.02
+
+
+class Customer:
+    """Places one order of an outcome, with all that belongs to it. `user_id` is known before there is an order."""
+
+    def __init__(self, shop: Shop, ledger: Ledger, outcome: Outcome) -> None:
+        self._shop = shop
+        self._ledger = ledger
+        self._outcome = outcome
+        self._body = order_of({shop.scarce if outcome.scarce else shop.product: 2}, outcome.token)
+        self.user_id = UUID(self._body["user_id"])
+        self.cancelled = False
+
+    async def place(self) -> UUID:
+        """Place the order, until the answer is 201."""
+        key = str(new_id())
+        return (await self._insisting(lambda: self._shop.client.place(self._body, key))).id
+
+    async def cancel(self, order_id: UUID) -> None:
+        """Cancel the order, until the answer is definite; 409 means that it is too late."""
+        try:
+            await self._insisting(lambda: self._shop.client.cancel(order_id, "changed their mind"), definite=409)
+            self.cancelled = True
+        except Unexpected:
+            self.cancelled = False
+
+    async def let_time_pass(self) -> None:
+        """Wait until the provider has booked the authorization, and let the time of the step be over then."""
+        while True:
+            order = await self._ledger.order_of(self.user_id)
+            if order is not None and await self._ledger.booked(str(order.id)):
+                return await self._ledger.let_time_pass(order)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    def expects(self, order: Found) -> bool:
+        """Tell whether the order has ended as it must."""
+        if self._outcome.cancels and not self.cancelled:
+            return order.status == "confirmed"
+        return order.status == self._outcome.status
+
+    async def _insisting(self, ask: Callable[[], Awaitable[T]], definite: int = 0) -> T:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                try:
+                    return await ask()
+                except Unavailable:
+                    pass
+                except Unexpected as answer:
+                    if answer.status == definite or answer.status not in (409, 503):
+                        raise
+                await asyncio.sleep(_PAUSE_SECONDS)

@@ -1,0 +1,209 @@
+"""One shop in which orders are placed one after the other, each with a kill at one point of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+
+from covey.testing.eventually import eventually
+from tests.crash.customer import Customer
+from tests.crash.foresight import foresee
+from tests.crash.logbook import DIRECT, TURN, is_typical
+from tests.crash.outcomes import Outcome
+from tests.crash.points import Point, points_of
+from tests.crash.seams import BEGIN
+from tests.crash.watcher import Watcher
+from tests.harness.lanes import busy_lanes
+from tests.harness.ledger import Found, Ledger
+from tests.harness.shop import Shop
+from tests.wire.exchange import Call, Statement
+
+SETTLING = timedelta(seconds=30)
+SETTLING_SECONDS = SETTLING.total_seconds()
+PLACING, CANCELLING = "POST /orders", "POST /orders/…/cancel"
+_TICK_SECONDS = 5.0
+_RECORDINGS = 12
+_ONLY_WHEN_BUSY = (TURN, DIRECT, "ingest")
+"""Where an order differs whose messages are left to workers; all else is struck in the same order without that."""
+
+
+class Unsettled(Exception):
+    """An order did not come to rest in time; the text says what was left."""
+
+
+@dataclass(slots=True)
+class Strike:
+    """What came of a kill. Times are seconds: until ready after the kill, until work was done again after that
+    (0: before it was ready; None: there was none to do), until the order was at rest after the kill.
+    """
+
+    point: Point
+    status: int = 0
+    unfinished: list[str] = field(default_factory=list)
+    ready_seconds: float = 0.0
+    resumed_seconds: float | None = None
+    settled_seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+class Lane:
+    """Runs orders in one shop. One at a time: whatever moves belongs to the order that is under way."""
+
+    def __init__(self, shop: Shop, ledger: Ledger) -> None:
+        self.shop = shop
+        self._ledger = ledger
+        self.watchers: dict[str, Watcher] = {}
+        for service in shop.replicas:
+            replica = shop.replica(service)
+            self.watchers[service] = Watcher(replica.kill, partial(self._foresee, service))
+            replica.tap(self.watchers[service])
+
+    async def record(self, outcome: Outcome) -> list[Point]:
+        """Run an order of an outcome undisturbed, and return every point of it.
+
+        Runs it again until it was typical: a process that was slow for a moment leaves what arrives to its workers,
+        where it otherwise handles it at once. Both are recorded, each in an outcome that always does it so.
+        """
+        for _ in range(_RECORDINGS):
+            points = await self._record(outcome)
+            if all(is_typical(watcher.logbook, busy=outcome.busy) for watcher in self.watchers.values()):
+                return points
+        raise Unsettled(f"{outcome.name}: in {_RECORDINGS} runs it never went its typical way")
+
+    async def _record(self, outcome: Outcome) -> list[Point]:
+        customer = await self._begin(outcome, None)
+        async with self._lanes(outcome):
+            ordering = asyncio.create_task(self._order(customer, outcome))
+            await self._settled(customer, ordering)
+        problems = await self._problems(customer)
+        if problems:
+            raise Unsettled(f"{outcome.name}, undisturbed: {'; '.join(problems)}")
+        return [
+            point
+            for service, watcher in self.watchers.items()
+            for point in points_of(outcome.name, service, watcher.logbook.entries)
+            if not outcome.busy or point.about.startswith(_ONLY_WHEN_BUSY)
+        ]
+
+    @asynccontextmanager
+    async def _lanes(self, outcome: Outcome) -> AsyncIterator[None]:
+        if not outcome.busy:
+            yield
+            return
+        async with busy_lanes(*self.shop.sources.databases.values()):
+            yield
+
+    async def strike(self, point: Point, outcome: Outcome, *, cold: bool = False) -> Strike | None:
+        """Run an order of the outcome and kill at the point; None: the point was not reached, and all went well."""
+        async with self._lanes(outcome):
+            return await self._strike(point, outcome, cold)
+
+    async def _strike(self, point: Point, outcome: Outcome, cold: bool) -> Strike | None:
+        customer = await self._begin(outcome, point)
+        watcher, replica = self.watchers[point.service], self.shop.replica(point.service)
+        if point.about.startswith(DIRECT):
+            await watcher.rested()
+        ordering = asyncio.create_task(self._order(customer, outcome))
+        settled = asyncio.create_task(self._settled(customer, ordering))
+        struck = asyncio.create_task(watcher.struck.wait())
+        await asyncio.wait((settled, struck), return_when=asyncio.FIRST_COMPLETED)
+        if not watcher.struck.is_set():
+            struck.cancel()
+            await settled
+            return None
+        killed_at = time.monotonic()
+        strike = Strike(point, status=await replica.died())
+        strike.unfinished = await self._ledger.unfinished(customer.user_id)
+        if not ordering.done():
+            strike.unfinished.append("the customer waits for an answer")
+        watcher.born()
+        await replica.start(cold=cold)
+        strike.ready_seconds = replica.ready_at - killed_at
+        with suppress(Unsettled):
+            await settled
+        strike.settled_seconds = time.monotonic() - killed_at
+        if watcher.worked_at is not None:
+            strike.resumed_seconds = max(0.0, watcher.worked_at - replica.ready_at)
+        strike.problems = await self._problems(customer)
+        if strike.status != -signal.SIGKILL:
+            strike.problems.append(f"the process ended with {strike.status}, not by SIGKILL")
+        return strike
+
+    async def _begin(self, outcome: Outcome, point: Point | None) -> Customer:
+        for service, watcher in self.watchers.items():
+            watcher.watch(point if point and point.service == service else None)
+        payment = self.watchers["payment"]
+        payment.booked = self._booked
+        self._asked, self._cancelled = asyncio.Event(), asyncio.Event()
+        payment.calling = self._wait_for_cancellation if outcome.cancels else _go_on
+        return Customer(self.shop, self._ledger, outcome)
+
+    async def _order(self, customer: Customer, outcome: Outcome) -> None:
+        """Do all that the customer does, whatever is killed meanwhile."""
+        watcher = self.watchers["order"]
+        await self._untangled(watcher, PLACING)
+        watcher.logbook.request = PLACING
+        order_id = await customer.place()
+        watcher.logbook.request = ""
+        if outcome.cancels:
+            await self._asked.wait()
+            await self._untangled(watcher, CANCELLING)
+            watcher.logbook.request = CANCELLING
+            await customer.cancel(order_id)
+            watcher.logbook.request = ""
+            self._cancelled.set()
+        if outcome.overdue:
+            await customer.let_time_pass()
+
+    async def _untangled(self, watcher: Watcher, request: str) -> None:
+        """Wait until the timers have looked: then the next transaction of the pool is not theirs, but the request's."""
+        if watcher.is_for(request, BEGIN):
+            watcher.ticked.clear()
+            await asyncio.wait_for(watcher.ticked.wait(), _TICK_SECONDS)
+
+    async def _wait_for_cancellation(self, call: Call) -> None:
+        if call.line.startswith("POST /authorizations"):
+            self._asked.set()
+            await self._cancelled.wait()
+
+    async def _booked(self, call: Call) -> None:
+        key = call.headers["idempotency-key"]
+        reference = call.body.split(b'"reference"')[1].split(b'"')[1].decode()
+
+        async def is_booked() -> bool:
+            return any(entry["key"] == key for entry in await self._ledger.booked(reference))
+
+        await eventually(is_booked)
+
+    async def _settled(self, customer: Customer, ordering: asyncio.Task[None]) -> None:
+        """Wait until the customer has done everything and nothing moves any more."""
+        try:
+            async with asyncio.timeout(SETTLING_SECONDS):
+                await ordering
+                await eventually(lambda: self._ledger.at_rest(customer.user_id), SETTLING)
+        except (TimeoutError, AssertionError):
+            left = await self._ledger.unfinished(customer.user_id) or ["the customer has no answer"]
+            raise Unsettled(f"after {SETTLING_SECONDS:g} s: {', '.join(left)}") from None
+
+    async def _problems(self, customer: Customer) -> list[str]:
+        left = await self._ledger.unfinished(customer.user_id)
+        order: Found | None = await self._ledger.order_of(customer.user_id)
+        if order is None:
+            return ["there is no order"]
+        problems = [f"unfinished after {SETTLING_SECONDS:g} s: {one}" for one in left]
+        if not customer.expects(order):
+            problems.append(f"the order is {order.status} ({order.reason})")
+        return problems + await self._ledger.violations(order)
+
+    async def _foresee(self, service: str, point: Point, statement: Statement) -> bool:
+        return await foresee(self._ledger.pools[service], self.watchers[service].logbook, point, statement)
+
+
+async def _go_on(_: Call) -> None:
+    return None

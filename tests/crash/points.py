@@ -1,0 +1,71 @@
+"""A point: one call at a seam in the life of one order, and the side of it on which the process is killed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tests.crash.logbook import Sighting
+from tests.crash.seams import PUBLISH, STATEMENT, When, seam_of
+
+EXPLANATION: dict[When, str] = {
+    "before": "the call has left the process, and nothing of it arrives; of a delivery: it has not arrived",
+    "after": "it is done, and the process is not told; of a delivery: the process has just got it",
+    "delivered": "it is done, and the process has just been told",
+    "booked": "the provider has booked it, and does not answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where to kill: in an order of this outcome, at the `number`-th such call of the service, on this side of it."""
+
+    outcome: str
+    service: str
+    about: str
+    call: str
+    number: int
+    when: When
+
+    @property
+    def seam(self) -> str:
+        """Return the seam that this is a point of."""
+        return seam_of(self.call, self.when)
+
+    def __str__(self) -> str:
+        nth = f" (no. {self.number})" if self.number > 1 else ""
+        return f"{self.outcome} · {self.service} · {self.about}: {self.call}{nth}, {self.when}"
+
+
+def points_of(outcome: str, service: str, sightings: Iterable[Sighting]) -> list[Point]:
+    """Return the points that follow from what one order of that outcome did in one service."""
+    return [
+        Point(outcome, service, one.about, one.call, one.number, when)
+        for one in sorted(sightings, key=lambda one: one.order)
+        for when in _sides(one)
+    ]
+
+
+def one_per_seam(points: Iterable[Point]) -> list[Point]:
+    """Return a point of each seam; of services, outcomes and sides as evenly as can be."""
+    members: dict[str, list[Point]] = {}
+    for point in points:
+        members.setdefault(point.seam, []).append(point)
+    used: Counter[str] = Counter()
+    chosen = []
+    for of_it in sorted(members.values(), key=len):
+        best = min(of_it, key=lambda one: (used[one.service], used[one.when], used[one.outcome]))
+        used.update((best.service, best.when, best.outcome))
+        chosen.append(best)
+    return chosen
+
+
+def _sides(sighting: Sighting) -> tuple[When, ...]:
+    if sighting.about == "provider" and not sighting.answered:
+        return ("before", "booked")
+    if sighting.about == "provider" or sighting.call.startswith(PUBLISH):
+        return ("before", "after", "delivered")
+    if seam_of(sighting.call, "before") == STATEMENT:
+        return ("before",)  # inside a transaction: after it is before the next one
+    return ("before", "after")

@@ -1,0 +1,138 @@
+"""Runs points: several shops beside each other on the same engines, in each one order after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from shop.auditor import audit
+from tests.crash.lane import Lane, Strike
+from tests.crash.outcomes import OUTCOMES, Outcome
+from tests.crash.points import Point
+from tests.harness.floor import Floor, floor
+from tests.harness.ledger import Ledger
+from tests.harness.shop import open_shop
+
+ATTEMPTS = 8
+"""So often an order is run in which a point is not reached, before that is a failure."""
+
+RESUME_SECONDS = 1.0
+"""Work goes on at most so long after the process is ready again."""
+
+HOPELESS = 20
+"""After so many failures there is nothing more to learn from this run."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Results:
+    """What came of a run. `failures` are sentences; none: every kill was survived."""
+
+    strikes: list[Strike] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    missed: Counter[Point] = field(default_factory=Counter)
+    orders: int = 0
+
+    def judge(self, strike: Strike) -> list[str]:
+        """Enter what came of a kill; return what is wrong with it."""
+        self.strikes.append(strike)
+        wrong = list(strike.problems)
+        if not strike.unfinished and strike.point.when == "before":
+            wrong.append("nothing was unfinished at the moment of the kill")
+        if strike.resumed_seconds is not None and strike.resumed_seconds > RESUME_SECONDS:
+            wrong.append(f"work went on only {strike.resumed_seconds:.2f} s after the process was ready")
+        self.failures += [f"{strike.point}: {one}" for one in wrong]
+        return wrong
+
+
+class Run:
+    """One run of the crash test on a floor of its own."""
+
+    def __init__(self, ground: Floor, tell: Tell) -> None:
+        self._floor = ground
+        self._tell = tell
+        self._names = count(1)
+        self.results = Results()
+
+    async def record(self, outcomes: Iterable[Outcome] = OUTCOMES) -> list[Point]:
+        """Run one order of each outcome undisturbed, and return all points, in order.
+
+        What a connection does for the first time is another one's first time in the next run. So one order goes
+        ahead of each that is recorded.
+        """
+        points: list[Point] = []
+        async with self._lane() as lane:
+            for outcome in outcomes:
+                await lane.record(outcome)
+                points += await lane.record(outcome)
+        return points
+
+    async def strike_all(self, points: Iterable[Point], lanes: int, *, cold: bool = False) -> Results:
+        """Kill at every point, in `lanes` shops beside each other, and audit each shop as a whole at its end."""
+        waiting = deque(points)
+        await asyncio.gather(*(self._work(waiting, len(waiting), cold) for _ in range(lanes)))
+        return self.results
+
+    async def _work(self, waiting: deque[Point], total: int, cold: bool) -> None:
+        while waiting and len(self.results.failures) < HOPELESS:
+            async with self._lane() as lane:
+                healthy = True
+                while waiting and healthy:
+                    healthy = await self._strike(lane, waiting, total, cold)
+                if healthy:
+                    await self._audit(lane)
+
+    async def _strike(self, lane: Lane, waiting: deque[Point], total: int, cold: bool) -> bool:
+        """Run one point; False when the shop is no longer as it should be, and the next needs a new one."""
+        point = waiting.popleft()
+        outcome = next(one for one in OUTCOMES if one.name == point.outcome)
+        self.results.orders += 1
+        strike = await lane.strike(point, outcome, cold=cold)
+        if strike is None:
+            self._missed(point, waiting)
+            return True
+        wrong = self.results.judge(strike)
+        for one in wrong:
+            self._tell(f"FAILED  {point}: {one} (shop {lane.shop.name})")
+        if len(self.results.strikes) % 25 == 0:
+            self._tell(f"{len(self.results.strikes)} of {total} points, {len(self.results.failures)} failures")
+        return not wrong
+
+    def _missed(self, point: Point, waiting: deque[Point]) -> None:
+        self.results.missed[point] += 1
+        if self.results.missed[point] < ATTEMPTS:
+            waiting.append(point)
+        else:
+            self.results.failures.append(f"{point}: not reached in {ATTEMPTS} orders")
+            self._tell(f"FAILED  {self.results.failures[-1]}")
+
+    async def _audit(self, lane: Lane) -> None:
+        found = await audit(lane.shop.sources)
+        self.results.failures += [f"audit of shop {lane.shop.name}: {one}" for one in found.violations]
+        self._tell(f"shop {lane.shop.name}: {found.summary()[0]}; {len(found.violations)} violations")
+
+    @asynccontextmanager
+    async def _lane(self) -> AsyncIterator[Lane]:
+        async with (
+            open_shop(self._floor, f"shop{next(self._names)}") as shop,
+            Ledger.open(shop.sources) as ledger,
+        ):
+            yield Lane(shop, ledger)
+
+
+@asynccontextmanager
+async def prepared(folder: Path, tell: Tell) -> AsyncIterator[Run]:
+    """Have engines and nurseries in a folder for the length of a block, and a run on them."""
+    async with floor(folder) as ground:
+        yield Run(ground, tell)
+
+
+def chosen(points: Collection[Point], words: Collection[str]) -> list[Point]:
+    """Return the points whose names contain all of these words."""
+    return [point for point in points if all(word in str(point) for word in words)]

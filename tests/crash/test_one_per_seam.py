@@ -1,0 +1,22 @@
+"""One kill at each seam, with real restarts: what `make crash-test` does at every point, in a minute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.crash.points import one_per_seam
+from tests.crash.report import table
+from tests.crash.run import prepared
+
+LANES = 2
+
+
+async def test_an_order_survives_a_kill_at_each_seam(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async with prepared(tmp_path, said.append) as run:
+        points = one_per_seam(await run.record())
+        results = await run.strike_all(points, LANES, cold=True)
+
+    assert not results.failures, "\n".join([*said, *table(results)])
+    assert {strike.point for strike in results.strikes} == set(points)

@@ -1,0 +1,59 @@
+"""The ground that systems under test stand on: real engines, and nurseries for the shop's services."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from covey.local.engines.embedded import EngineOptions, start_engines
+from covey.local.engines.engine import RunningEngine
+from covey.local.state import StateFolder, open_state
+from covey.testing.databases import Databases
+from shop.books import SERVICES
+from tests.harness.processes import Nursery
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Engines, databases to be had, and what starts processes. If this process dies, all of it ends."""
+
+    folder: StateFolder
+    postgres: RunningEngine
+    nats: RunningEngine
+    databases: Databases
+    nurseries: dict[str, Nursery]
+    migrating: asyncio.Lock
+
+    async def database(self, migrations: Path) -> str:
+        """Make a database with covey's tables and those of a service; return its URL."""
+        async with self.migrating:
+            return await asyncio.to_thread(self.databases.make, migrations)
+
+
+@asynccontextmanager
+async def floor(folder: Path) -> AsyncIterator[Floor]:
+    """Have engines and nurseries for the length of a block; their data and all logs stay in `folder`."""
+    state = await open_state(folder)
+    try:
+        engines = await start_engines(state, ("postgres", "nats"), EngineOptions())
+        databases = Databases(engines["postgres"].url)
+        nurseries = await asyncio.gather(*(Nursery.open(f"{service}_service.main") for service in SERVICES))
+        try:
+            named = dict(zip(SERVICES, nurseries, strict=True))
+            yield Floor(state, engines["postgres"], engines["nats"], databases, named, asyncio.Lock())
+        finally:
+            await asyncio.gather(*(nursery.close() for nursery in nurseries))
+    finally:
+        await state.close()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,196 @@
+"""What the databases say about one order: what is unfinished, what it has come to, whether its books are right.
+
+Cheap enough to be asked after every kill: by key, on connections that stay open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+
+from shop.books import SERVICES, SUBSCRIBERS, Books, Hold, Money, Order, Reservation, Sources
+from shop.rules import findings
+
+_QUEUES = ("outbox_pending", "inbox_pending", "inbox_held")
+_UNFINISHED = "SELECT " + ", ".join(f"(SELECT count(*) FROM covey.{queue}) AS {queue}" for queue in _QUEUES)
+_MOVED = {"authorize": "authorized", "capture": "captured", "void": "voided", "refund": "refunded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An order as the order service has it."""
+
+    id: UUID
+    saga_id: UUID
+    status: str
+    reason: str | None
+
+
+class Ledger:
+    """Reads the books of one shop."""
+
+    def __init__(self, pools: Mapping[str, Any], http: aiohttp.ClientSession) -> None:
+        self.pools = pools
+        self._http = http
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, sources: Sources) -> AsyncIterator[Ledger]:
+        """Connect to the databases and to the provider for the length of a block."""
+        async with AsyncExitStack() as stack:
+            pools = {}
+            for service in SERVICES:
+                pool = asyncpg.create_pool(sources.databases[service], min_size=1, max_size=3)
+                pools[service] = await stack.enter_async_context(pool)
+            http = await stack.enter_async_context(aiohttp.ClientSession(sources.provider))
+            yield cls(pools, http)
+
+    async def order_of(self, user_id: UUID) -> Found | None:
+        """Return the order of a user who has placed one. Raises AssertionError when there are two."""
+        rows = await self.pools["order"].fetch(
+            "SELECT id, saga_id, status, reason FROM orders WHERE user_id = $1", user_id
+        )
+        assert len(rows) <= 1, f"one submission has made {len(rows)} orders"
+        return Found(*rows[0]) if rows else None
+
+    async def unfinished(self, user_id: UUID) -> list[str]:
+        """Return what is still to be done, in words: nothing when all is at rest.
+
+        What is on its way is asked for first: by the time the queues are read it waits in one, or is done.
+        """
+        order = await self.order_of(user_id)
+        left = [f"{kind} is on its way" for kind in await self.undelivered(order)] if order else []
+        for service, queues in zip(SERVICES, await self._in_each(_UNFINISHED), strict=True):
+            left += [f"{count} in {service} {queue}" for queue, count in queues[0].items() if count]
+        if order is not None:
+            if order.status == "pending":
+                left.append("the order is pending")
+            if await self.pools["order"].fetchval(
+                "SELECT ended_at IS NULL FROM covey.saga WHERE id = $1", order.saga_id
+            ):
+                left.append("the saga has not ended")
+        return left
+
+    async def at_rest(self, user_id: UUID) -> bool:
+        """Tell whether nothing is left to be done, as two readings say one after the other. Cheap while it is not."""
+        order = await self.order_of(user_id)
+        if order is None or order.status == "pending":
+            return False
+        return not await self.unfinished(user_id) and not await self.unfinished(user_id)
+
+    async def undelivered(self, order: Found) -> list[str]:
+        """Return the types of the messages about an order that were sent and have not been received."""
+        keys = [str(order.id), str(order.saga_id)]
+        sent = await self._in_each("SELECT id, type, kind, stream FROM covey.outbox WHERE key = ANY ($1)", keys)
+        received = await self._in_each("SELECT id FROM covey.inbox WHERE key = ANY ($1)", keys)
+        known = {service: {row["id"] for row in rows} for service, rows in zip(SERVICES, received, strict=True)}
+        missing = []
+        for row in (row for rows in sent for row in rows):
+            target = SUBSCRIBERS.get(row["type"]) if row["kind"] == "event" else row["stream"]
+            if target is not None and row["id"] not in known[target]:
+                missing.append(row["type"])
+        return missing
+
+    async def violations(self, order: Found) -> list[str]:
+        """Audit one order that is at rest, by the auditor's rules; sums over all orders are left to the full audit."""
+        found = findings(await self._books(order))
+        return [violation for violations in found.values() for violation in violations]
+
+    async def booked(self, reference: str) -> list[dict[str, Any]]:
+        """Return what the provider has booked under a reference."""
+        async with self._http.get("/book", params={"reference": reference}) as response:
+            entries: list[dict[str, Any]] = (await response.json())["entries"]
+        return entries
+
+    async def let_time_pass(self, order: Found) -> None:
+        """Move the deadlines of an order's present step to now, as if so much time had passed."""
+        await self.pools["order"].execute(
+            "UPDATE covey.saga SET deadline = clock_timestamp() WHERE id = $1 AND deadline IS NOT NULL", order.saga_id
+        )
+        for service in ("inventory", "payment"):
+            await self.pools[service].execute(
+                "UPDATE covey.inbox SET deadline = clock_timestamp() WHERE key = $1 AND deadline > clock_timestamp()",
+                str(order.saga_id),
+            )
+
+    async def _in_each(self, sql: str, *arguments: object) -> list[list[Any]]:
+        return list(await asyncio.gather(*(self.pools[service].fetch(sql, *arguments) for service in SERVICES)))
+
+    async def _books(self, found: Found) -> Books:
+        order, payment, reservation, events, holds, provider = await asyncio.gather(
+            self._order(found), self._payment(found), self._reservation(found), self._events(found), self._holds(found),
+            self.booked(str(found.id)),
+        )  # fmt: skip
+        order.events.update(events)
+        return Books(
+            orders={found.id: order},
+            payments=payment,
+            provider=_sums(provider),
+            reservations=reservation,
+            stocks={},
+            waiting={},
+            holds=holds,
+            undelivered=Counter(await self.undelivered(found)),
+            accepted=frozenset({found.id}),
+        )
+
+    async def _order(self, found: Found) -> Order:
+        pool = self.pools["order"]
+        row = await pool.fetchrow(
+            """
+            SELECT o.status, o.reason, o.total_amount, o.total_currency, s.status AS saga
+            FROM orders o LEFT JOIN covey.saga s ON s.id = o.saga_id WHERE o.id = $1
+            """,
+            found.id,
+        )
+        lines = await pool.fetch("SELECT product_id, quantity FROM order_line WHERE order_id = $1", found.id)
+        return Order(
+            id=found.id,
+            status=row["status"],
+            reason=row["reason"],
+            total=row["total_amount"],
+            currency=row["total_currency"],
+            lines=dict(lines),
+            saga=row["saga"],
+        )
+
+    async def _payment(self, found: Found) -> dict[UUID, Money]:
+        rows = await self.pools["payment"].fetch(
+            "SELECT authorized, captured, voided, refunded FROM payment WHERE order_id = $1", found.id
+        )
+        return {found.id: Money(**dict(rows[0]), captures=1 if rows[0]["captured"] else 0)} if rows else {}
+
+    async def _reservation(self, found: Found) -> dict[UUID, Reservation]:
+        pool = self.pools["inventory"]
+        status = await pool.fetchval("SELECT status FROM reservation WHERE order_id = $1", found.id)
+        lines = await pool.fetch("SELECT product_id, quantity FROM reservation_line WHERE order_id = $1", found.id)
+        return {found.id: Reservation(status=status, lines=dict(lines))} if status else {}
+
+    async def _events(self, found: Found) -> dict[str, int]:
+        rows = await self.pools["order"].fetch(
+            "SELECT type, count(*)::int FROM covey.outbox WHERE key = $1 AND kind = 'event' GROUP BY type",
+            str(found.id),
+        )
+        return dict(rows)
+
+    async def _holds(self, found: Found) -> list[Hold]:
+        keys = [str(found.id), str(found.saga_id)]
+        rows = await self._in_each("SELECT key, state, error FROM covey.hold WHERE key = ANY ($1)", keys)
+        return [Hold(service=name, **dict(row)) for name, of_it in zip(SERVICES, rows, strict=True) for row in of_it]
+
+
+def _sums(entries: list[dict[str, Any]]) -> dict[str, Money]:
+    sums: dict[str, Counter[str]] = {}
+    for entry in entries:
+        moved = sums.setdefault(entry["reference"], Counter())
+        moved[_MOVED[entry["operation"]]] += entry["done"]
+        moved["captures"] += entry["operation"] == "capture" and entry["done"] > 0
+    return {reference: Money(**moved) for reference, moved in sums.items()}

@@ -1,0 +1,93 @@
+"""A whole shop of processes: three services, each replica behind proxies, their databases and the payment provider."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from covey.clock import SystemClock
+from covey.local.processes import Launch
+from covey.local.program import unanswered
+from shop.books import SERVICES, Sources
+from shop.client import ShopClient
+from shop.seed import known_to_order
+from tests.harness.floor import Floor, free_port
+from tests.harness.replica import Replica
+
+ROOT = Path(__file__).parents[2]
+PIECES = 10_000_000
+PROVIDER_TIMEOUT = "PT0.6S"
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A shop that is up. `product` is what it sells, `scarce` a product of which nothing is there."""
+
+    name: str
+    replicas: dict[str, list[Replica]]
+    sources: Sources
+    client: ShopClient
+    product: UUID
+    scarce: UUID
+
+    def replica(self, service: str) -> Replica:
+        """Return the first replica of a service."""
+        return self.replicas[service][0]
+
+
+@asynccontextmanager
+async def open_shop(floor: Floor, name: str, replicas: int = 1) -> AsyncIterator[Shop]:
+    """Have a shop of its own: a name of the system that no other uses, new databases, a new provider's book."""
+    databases = {service: await floor.database(ROOT / "services" / service / "migrations") for service in SERVICES}
+    sources = Sources(databases=databases, provider=await _start_provider(floor, name))
+    members = {
+        service: [await _replica(floor, name, service, number, sources) for number in range(1, replicas + 1)]
+        for service in SERVICES
+    }
+    everyone = [replica for of_service in members.values() for replica in of_service]
+    try:
+        await asyncio.gather(*(replica.start() for replica in everyone))
+        urls = {service: of_service[0].url for service, of_service in members.items()}
+        async with ShopClient.open(urls) as client:
+            product, scarce = await client.sell("mug", 1_250), await client.sell("teapot", 4_900)
+            await client.deliver(product, PIECES)
+            await known_to_order(databases["order"], {product, scarce})
+            yield Shop(name, members, sources, client, product, scarce)
+    finally:
+        await asyncio.gather(*(replica.close() for replica in everyone))
+
+
+async def _start_provider(floor: Floor, name: str) -> str:
+    """Start a provider and return its address."""
+    port = free_port()
+    book = floor.folder.path / f"{name}.book"
+    command = [sys.executable, "-m", "sandbox_provider", "--port", str(port), "--book", str(book)]
+    floor.folder.spawn(Launch(name=f"{name}-provider", command=command, folder=ROOT / "services" / "payment"))
+    clock = SystemClock()
+    until = clock.monotonic() + 20
+    while problem := await unanswered(port, "/health"):
+        if clock.monotonic() > until:
+            raise RuntimeError(f"the provider does not start: {problem}")
+        await asyncio.sleep(0.02)
+    return f"http://127.0.0.1:{port}"
+
+
+async def _replica(floor: Floor, name: str, service: str, number: int, sources: Sources) -> Replica:
+    told = {
+        "COVEY_SYSTEM": name,
+        "COVEY_REPLICA": str(number),
+        "HOST": "127.0.0.1",
+        "PORT": str(free_port()),
+        "DATABASE_URL": sources.databases[service],
+        "NATS_URL": floor.nats.url,
+        "LOG_LEVEL": "INFO",
+    }
+    if service == "payment":
+        told |= {"PROVIDER_URL": sources.provider, "PROVIDER_TIMEOUT": PROVIDER_TIMEOUT}
+    log = floor.folder.path / "logs" / f"{name}-{service}-{number}.log"
+    return await Replica.open(service, floor.nurseries[service], told, log)
