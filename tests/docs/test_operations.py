@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from covey.messaging.retention import IDEMPOTENCY_AGE, INBOX_AGE, OUTBOX_AGE, STREAM_MAX_AGE
 from tests.docs.pages import ROOT
 
 _METRIC = re.compile(r"[a-z]+(_[a-z]+)+")
@@ -56,3 +57,12 @@ def test_every_log_line_is_on_the_page() -> None:
 
     assert documented("Log lines") - prose == events
     assert prose == {"draining", "request", "request failed", "connected to NATS at …", "NATS: …"}
+
+
+def test_retention_is_as_the_page_says() -> None:
+    text = (ROOT / "docs/operations.md").read_text().split("\n## Retention\n")[1]
+    told = dict(re.findall(r"^\| (`?[a-z][^|]*?) \| (\d+ (?:days|hours))", text, re.MULTILINE))
+    kept = {"`covey.outbox`": OUTBOX_AGE, "`covey.inbox`, `covey.reply`": INBOX_AGE, "streams": STREAM_MAX_AGE}
+
+    assert {name: told[name] for name in kept} == {name: f"{age.days} days" for name, age in kept.items()}
+    assert told["`covey.idempotency`"] == f"{IDEMPOTENCY_AGE.total_seconds() / 3600:g} hours"
