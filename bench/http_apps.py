@@ -1,4 +1,4 @@
-"""The servers that http_overhead.py compares, all with the same two routes: `python bench/http_apps.py covey 8000`.
+"""The servers that http_overhead.py compares, all with the same two routes: `python -m bench.http_apps covey 8000`.
 
 Each is pinned to core 0. `assembled` is in http_assembled.py, whose packages only the group `bench` has.
 """
@@ -11,10 +11,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
-from load import pin
 from pydantic import BaseModel
 from starlette.types import ASGIApp
 
+from bench.load import pin
+
+SECRET = "the benchmark's own secret, long enough for HS256"
 OFF: Any = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
 
 
@@ -79,7 +81,7 @@ def main() -> None:
     elif name == "bare":
         serve(bare(), port)
     else:
-        from http_assembled import assembled
+        from bench.http_assembled import assembled
 
         serve(assembled(secured="unsecured" not in name, pure="pure" in name), port)
 

@@ -13,7 +13,6 @@ import structlog
 from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from http_apps import OFF, User, get_user, post_user, routes
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
@@ -26,7 +25,7 @@ from slowapi.errors import RateLimitExceeded
 from slowapi.util import get_remote_address
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SECRET = "the benchmark's own secret, long enough for HS256"
+from bench.http_apps import OFF, SECRET, User, get_user, post_user, routes
 
 log = structlog.get_logger()
 limiter = Limiter(key_func=get_remote_address)
@@ -64,7 +63,7 @@ def assembled(*, secured: bool, pure: bool) -> ASGIApp:
     log_as_json()
     app.include_router(secured_routes if secured else routes())
     app.state.limiter = limiter
-    app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]  # as documented
+    app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)
     if pure:
         app.add_middleware(AccessLog)
     else:

@@ -3,13 +3,15 @@
 Application on core 0, load and span collector on core 1, 64 connections, every answer checked to be a 2xx. Spans are
 all sent to a live collector and the access log is written to a file, by covey and by the assembled stack alike.
 
-    python bench/http_overhead.py --rounds 5 --seconds 3
+    python -m bench.http_overhead --rounds 5 --seconds 3
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import hmac
 import json
 import os
 import socket
@@ -22,10 +24,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from load import pin
-from rounds import Measurements, interleaved, ratios, table
+from bench.http_apps import SECRET
+from bench.load import pin
+from bench.rounds import Measurements, interleaved, ratios, table
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 SUBJECTS = ("bare", "covey", "assembled", "assembled-pure", "assembled-unsecured")
 BODY = b'{"id": 7, "name": "Ann", "email": "ann@example.org"}'
 
@@ -40,8 +43,8 @@ def requests(token: str) -> dict[str, bytes]:
 
 def rate(port: int, request: bytes, seconds: float) -> float:
     """Load a server for some seconds from a process of its own and return answers a second."""
-    command = [sys.executable, str(HERE / "load.py"), str(port), request.hex(), "--seconds", str(seconds)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    command = [sys.executable, "-m", "bench.load", str(port), request.hex(), "--seconds", str(seconds)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout)
 
 
 @contextlib.contextmanager
@@ -50,8 +53,8 @@ def server(name: str, endpoint: str, folder: Path) -> Iterator[int]:
     port = _free_port()
     environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
     with (folder / f"{name}.log").open("wb") as output:
-        command = [sys.executable, str(HERE / "http_apps.py"), name, str(port)]
-        process = subprocess.Popen(command, stdout=output, env=environment)
+        command = [sys.executable, "-m", "bench.http_apps", name, str(port)]
+        process = subprocess.Popen(command, stdout=output, env=environment, cwd=ROOT)
         try:
             _wait_until_open(port, process)
             yield port
@@ -64,7 +67,8 @@ def server(name: str, endpoint: str, folder: Path) -> Iterator[int]:
 def collector() -> Iterator[str]:
     """Run a collector of spans in a process of its own, on the core of the load."""
     port = _free_port()
-    process = subprocess.Popen([sys.executable, __file__, "--collect", str(port)])
+    command = [sys.executable, "-m", "bench.http_overhead", "--collect", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT)
     try:
         _wait_until_open(port, process)
         yield f"http://127.0.0.1:{port}"
@@ -123,12 +127,14 @@ def _medians(taken: Measurements) -> dict[str, float]:
 
 
 def _token() -> str:
-    try:
-        import jwt
-        from http_assembled import SECRET
-    except ImportError:
-        return "none"
-    return jwt.encode({"sub": "bench", "aud": "bench", "exp": int(time.time()) + 86_400}, SECRET, algorithm="HS256")
+    """Return a token that the assembled stack accepts (RFC 7519, HS256)."""
+    claims = {"sub": "bench", "aud": "bench", "exp": int(time.time()) + 86_400}
+    signed = f"{_base64(json.dumps({'alg': 'HS256', 'typ': 'JWT'}).encode())}.{_base64(json.dumps(claims).encode())}"
+    return f"{signed}.{_base64(hmac.digest(SECRET.encode(), signed.encode(), 'sha256'))}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def _free_port() -> int:

@@ -39,7 +39,7 @@ class LogPipeline:
         self._render = pretty_line if pretty else json_line
         self._renders: list[Render] = [lambda said: self.line(*said)]
         self._background: Background[tuple[Any, ...]] = Background(
-            "covey-logs", self._write_lines, interval=0.05, batch=64, limit=65_536
+            "covey-logs", self._write_lines, interval=0.05, batch=256, limit=65_536
         )
         self.flush = self._background.flush
         self._handler = _StandardHandler(self)
