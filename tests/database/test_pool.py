@@ -149,6 +149,5 @@ async def test_transactions_are_read_committed_whatever_the_database_prefers(
         await connection.execute(
             f'ALTER DATABASE "{urlsplit(database_url).path[1:]}" SET default_transaction_isolation TO serializable'
         )
-    async with Database.open(database_url) as database:
-        async with Transactions(database, "shop").begin() as work:
-            assert await work.fetchval("SHOW transaction_isolation") == "read committed"
+    async with Database.open(database_url) as database, Transactions(database, "shop").begin() as work:
+        assert await work.fetchval("SHOW transaction_isolation") == "read committed"
