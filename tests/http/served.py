@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import structlog
 import uvicorn
 from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
 
 from covey.http.application import Application, application
 from covey.telemetry.health import Readiness
@@ -29,6 +30,15 @@ async def get_user(user_id: int) -> int:
 @api.post("/users")
 async def post_user(user: dict[str, int]) -> int:
     return len(user)
+
+
+@api.get("/torn")
+async def torn() -> StreamingResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"half an ans"
+        raise RuntimeError("torn")
+
+    return StreamingResponse(parts())
 
 
 class Server(uvicorn.Server):

@@ -150,6 +150,27 @@ async def test_ten_thousand_levels_are_refused_and_the_service_lives_on(app: App
     assert (await ask(app, "POST", "/any", body=b"{}")).status == 200
 
 
+async def test_a_second_content_type_or_none_at_all_does_not_avoid_the_check(app: Application) -> None:
+    async def asked(*content_types: bytes) -> int:
+        body = b"[" * 100 + b"]" * 100
+        headers = [(b"content-length", b"200"), *((b"content-type", one) for one in content_types)]
+        sent: list[Any] = []
+        incoming = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            return incoming.pop()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app({**scope_of("POST", "/any", {}), "headers": headers}, receive, send)
+        return int(sent[0]["status"])
+
+    assert await asked(b"application/json", b"text/plain") == 400
+    assert await asked() == 400
+    assert await asked(b"text/plain", b"application/json") == 422, "FastAPI does not parse it either"
+
+
 def depth_of(value: Any) -> int:
     if isinstance(value, dict):
         return 1 + max(map(depth_of, value.values()), default=0)

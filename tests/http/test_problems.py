@@ -285,7 +285,9 @@ async def test_a_wrong_method_is_405_with_all_that_the_path_knows(make: Make) ->
     assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
-async def test_an_error_after_the_answer_has_begun_ends_the_connection_and_is_logged(make: Make, log: Log) -> None:
+async def test_an_error_after_the_answer_has_begun_leaves_it_incomplete_and_is_logged_once(
+    make: Make, log: Log
+) -> None:
     api = APIRouter()
 
     async def parts() -> Any:
@@ -296,10 +298,30 @@ async def test_an_error_after_the_answer_has_begun_ends_the_connection_and_is_lo
     async def stream() -> StreamingResponse:
         return StreamingResponse(parts())
 
-    with pytest.raises((RuntimeError, ExceptionGroup)):
-        await ask(make(api), "GET", "/stream")
+    answer = await ask(make(api), "GET", "/stream")
 
+    assert [message["type"] for message in answer.messages] == ["http.response.start", "http.response.body"]
+    assert answer.messages[-1]["more_body"], "the end is missing, and the client will see that"
     assert [line["event"] for line in log()] == ["request failed", "request"]
+
+
+@pytest.mark.parametrize("status", [204, 304, 307])
+async def test_a_status_that_is_no_error_is_answered_without_a_body(make: Make, status: int) -> None:
+    error = HTTPException(status, headers={"Location": "/elsewhere"})
+
+    answer = await ask(make(raising(error)), "GET", "/raise")
+
+    assert (answer.status, answer.body, answer.headers["location"]) == (status, b"", "/elsewhere")
+    assert "content-type" not in answer.headers
+
+
+async def test_the_only_error_of_a_group_is_what_counts(make: Make) -> None:
+    error = ExceptionGroup("tasks", [ExceptionGroup("inner", [errors.Conflict("why")])])
+
+    is_problem(await ask(make(raising(error)), "GET", "/raise"), 409, "conflict")
+
+    both = ExceptionGroup("tasks", [errors.Conflict("why"), errors.NotFound("why")])
+    is_problem(await ask(make(raising(both)), "GET", "/raise"), 500, "internal")
 
 
 async def test_problem_details_are_in_the_openapi_document(make: Make) -> None:

@@ -195,6 +195,18 @@ async def test_a_client_that_hangs_up_in_the_middle_of_its_body_harms_nobody(
     assert all(line["level"] == "info" for line in server.stopped())
 
 
+async def test_an_answer_that_breaks_off_is_seen_by_the_client_and_logged_with_one_stack(
+    server: Server, client: aiohttp.ClientSession
+) -> None:
+    await eventually(server.answers)
+
+    with pytest.raises(aiohttp.ClientPayloadError):
+        async with client.get(f"{server.address}/api/v1/torn", headers={"X-Correlation-ID": "torn-1"}) as answer:
+            await answer.read()
+
+    assert [line["correlation_id"] for line in server.stopped() if "exception" in line] == ["torn-1"]
+
+
 def test_a_service_without_a_collector_imports_no_opentelemetry_sdk() -> None:
     program = (
         "import sys, covey.http.application, covey.telemetry.telemetry;"

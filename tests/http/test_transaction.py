@@ -150,6 +150,11 @@ async def test_what_is_returned_is_committed_whatever_its_status(make: Make) -> 
     assert "commit" in fake.happened
 
 
+async def test_an_application_without_transactions_says_what_is_missing(make: Make, log: Any) -> None:
+    assert (await ask(make(orders()), "POST", "/orders")).status == 500
+    assert "made without `transactions`" in log()[0]["exception"]["message"]
+
+
 async def test_a_request_has_one_transaction_however_many_ask_for_it(make: Make) -> None:
     fake = FakeTransactions()
 

@@ -57,11 +57,14 @@ class Edge:
         telemetry.metrics.observe("active_connections", "Requests being handled", lambda: {(): float(self._active)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, as ASGI 3 defines it. No exception leaves, except after the answer has begun."""
+        """Handle one connection, as ASGI 3 defines it. No exception leaves.
+
+        An error after the answer has begun leaves the answer incomplete, upon which a server cuts the connection.
+        """
         if scope["type"] != "http":
             await self._pass(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # of several with one name the first, as for FastAPI
         exchange = Exchange(scope, send, headers)
         self._active += 1
         try:
@@ -91,7 +94,7 @@ class Edge:
         options = self._options
         body.check_length(headers.get(b"content-length"), options.max_body_bytes)
         content = await body.read(receive, options.max_body_bytes, options.body_timeout.total_seconds())
-        if b"json" in headers.get(b"content-type", b"").lower():
+        if b"json" in headers.get(b"content-type", b"json").lower():
             body.check_encoding(content)
             body.check_nesting(content, options.max_json_depth)
         return body.replay(content, receive)
@@ -120,11 +123,10 @@ class Edge:
         problem = problems.problem_of(error)
         if problem.status >= 500:
             exchange.error = type(error).__name__
-            level = "error" if problems.is_ours(error) else "warning"
+            level = "error" if problem.status == 500 else "warning"
             self._telemetry.logs.log(level, "request failed", error=error)
-        if exchange.status:
-            raise error
-        await exchange.refuse(problem)
+        if not exchange.status:
+            await exchange.refuse(problem)
 
     def _account(self, exchange: Exchange) -> None:
         seen = exchange.end()

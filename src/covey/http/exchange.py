@@ -57,9 +57,11 @@ class Exchange:
                 self.ended = time.perf_counter_ns()
 
     async def refuse(self, problem: Problem) -> None:
-        """Answer with problem details."""
-        content = problem.body(self.scope["path"], self.context.correlation_id)
-        headers = {"content-type": CONTENT_TYPE, "content-length": str(len(content)), **problem.headers}
+        """Answer with problem details; without a body where the status is no error."""
+        is_error = problem.status >= 400
+        content = problem.body(self.scope["path"], self.context.correlation_id) if is_error else b""
+        described = {"content-type": CONTENT_TYPE, "content-length": str(len(content))} if is_error else {}
+        headers = {**described, **problem.headers}
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": content})

@@ -72,7 +72,9 @@ class Problem:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return what this error, of whatever origin, means to the caller."""
+    """Return what this error, of whatever origin, means to the caller; of a group of one, what that one means."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     if isinstance(error, RequestValidationError):
         return _invalid_request(error)
     if isinstance(error, HTTPException):
@@ -87,11 +89,6 @@ def problem_of(error: Exception) -> Problem:
         errors=error.errors if isinstance(error, errors.Invalid) else [],
         headers=_headers(status, error),
     )
-
-
-def is_ours(error: Exception) -> bool:
-    """Tell whether the error is a defect, to be logged with its stack, rather than an answer."""
-    return not isinstance(error, (errors.Rejected, errors.Unavailable, HTTPException, RequestValidationError))
 
 
 def _headers(status: int, error: Exception) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from covey.errors import DefinitionError
 from covey.work.unit_of_work import Transactions, Work
 
 _WORK = "covey.work"
@@ -19,7 +20,9 @@ _WORK = "covey.work"
 
 async def begin(request: Request) -> AsyncIterator[Work]:
     """Begin the transaction of this request, from the `transactions` in the application's state."""
-    transactions: Transactions = request.app.state.transactions
+    transactions: Transactions | None = request.app.state.transactions
+    if transactions is None:
+        raise DefinitionError("a route uses a Transaction, but its application was made without `transactions`")
     async with transactions.begin() as work:
         request.scope[_WORK] = work
         yield work
