@@ -34,7 +34,7 @@ format: $(READY) ## Format the code and mend what lint can mend
 	$(VENV)/bin/ruff check --fix .
 
 crash-test: $(READY) ## Kill a process at every point of an order, and audit; takes long
-	$(RUN) -m tests.crash
+	$(RUN) -m tests.crash $(ARGS)
 
 crash-points: $(READY) ## List the points at which `make crash-test` kills
 	$(RUN) -m tests.crash --list
