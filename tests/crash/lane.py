@@ -12,15 +12,15 @@ from datetime import timedelta
 from functools import partial
 
 from covey.testing.eventually import eventually
-from tests.crash.customer import Customer
 from tests.crash.foresight import foresee
 from tests.crash.logbook import DIRECT, TURN, is_typical
-from tests.crash.outcomes import Outcome
 from tests.crash.points import Point, points_of
 from tests.crash.seams import BEGIN
 from tests.crash.watcher import Watcher
+from tests.harness.customer import Customer
 from tests.harness.lanes import busy_lanes
 from tests.harness.ledger import Found, Ledger
+from tests.harness.outcomes import Outcome
 from tests.harness.shop import Shop
 from tests.wire.exchange import Call, Statement
 

@@ -22,11 +22,17 @@ class Floor:
     """Engines, databases to be had, and what starts processes. If this process dies, all of it ends."""
 
     folder: StateFolder
-    postgres: RunningEngine
-    nats: RunningEngine
+    engines: dict[str, RunningEngine]
     databases: Databases
     nurseries: dict[str, Nursery]
     migrating: asyncio.Lock
+
+    async def kill_and_restart(self, name: str) -> None:
+        """Kill an engine with SIGKILL and start it again, with the same data and at the same address."""
+        process = self.engines[name].process
+        process.kill()
+        await process.wait()
+        self.engines.update(await start_engines(self.folder, [name], EngineOptions()))
 
     async def database(self, migrations: Path) -> str:
         """Make a database with covey's tables and those of a service; return its URL."""
@@ -44,7 +50,7 @@ async def floor(folder: Path) -> AsyncIterator[Floor]:
         nurseries = await asyncio.gather(*(Nursery.open(f"{service}_service.main") for service in SERVICES))
         try:
             named = dict(zip(SERVICES, nurseries, strict=True))
-            yield Floor(state, engines["postgres"], engines["nats"], databases, named, asyncio.Lock())
+            yield Floor(state, engines, databases, named, asyncio.Lock())
         finally:
             await asyncio.gather(*(nursery.close() for nursery in nurseries))
     finally:

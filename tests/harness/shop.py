@@ -84,7 +84,7 @@ async def _replica(floor: Floor, name: str, service: str, number: int, sources: 
         "HOST": "127.0.0.1",
         "PORT": str(free_port()),
         "DATABASE_URL": sources.databases[service],
-        "NATS_URL": floor.nats.url,
+        "NATS_URL": floor.engines["nats"].url,
         "LOG_LEVEL": "INFO",
     }
     if service == "payment":

@@ -10,8 +10,8 @@ from uuid import UUID
 from covey.errors import Unavailable
 from covey.ids import new_id
 from shop.client import Unexpected, order_of
-from tests.crash.outcomes import Outcome
 from tests.harness.ledger import Found, Ledger
+from tests.harness.outcomes import Outcome
 from tests.harness.shop import Shop
 
 T = TypeVar("T")

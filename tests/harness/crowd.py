@@ -1,0 +1,54 @@
+"""Many customers at once, with orders of several outcomes, and the audit of all that came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import cycle, islice
+from uuid import UUID
+
+from shop.auditor import audit
+from tests.harness.customer import Customer
+from tests.harness.ledger import Ledger
+from tests.harness.outcomes import OUTCOMES, Outcome
+from tests.harness.shop import Shop
+
+QUICK = tuple(one for one in OUTCOMES if not one.overdue and not one.busy and not one.cancels)
+"""The outcomes that need nobody but the customer."""
+
+AT_ONCE = 8
+
+
+class Crowd:
+    """Customers of one shop. `accepted` are the orders that were answered with 201."""
+
+    def __init__(self, shop: Shop, ledger: Ledger) -> None:
+        self._shop = shop
+        self._ledger = ledger
+        self._customers: list[Customer] = []
+        self.accepted: list[UUID] = []
+
+    async def order(self, number: int, outcomes: Sequence[Outcome] = QUICK) -> None:
+        """Place so many orders, a few at a time, of all these outcomes in turn; return when all are accepted."""
+        places = asyncio.Semaphore(AT_ONCE)
+        await asyncio.gather(*(self._order(outcome, places) for outcome in islice(cycle(outcomes), number)))
+
+    async def settle(self, within_seconds: float = 30.0) -> None:
+        """Wait until every order is settled and nothing moves; raise AssertionError if anything is not as it should be.
+
+        An order may have been rejected where it would have been confirmed, if a step of it has run out of time.
+        """
+        found = await audit(self._shop.sources, self.accepted, within_seconds=within_seconds)
+        assert not found.violations, "\n".join([*found.summary(), *found.violations])
+        assert len(found.books.orders) == len(self._customers)
+        for customer in self._customers:
+            order = await self._ledger.order_of(customer.user_id)
+            assert order is not None
+            late = order.status == "rejected" and "in time" in (order.reason or "")
+            assert late or customer.expects(order), f"order {order.id} is {order.status} ({order.reason})"
+
+    async def _order(self, outcome: Outcome, places: asyncio.Semaphore) -> None:
+        customer = Customer(self._shop, self._ledger, outcome)
+        self._customers.append(customer)
+        async with places:
+            self.accepted.append(await customer.place())
