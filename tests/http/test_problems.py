@@ -239,6 +239,11 @@ async def test_an_answer_that_breaks_its_own_model_is_our_defect(make: Make, log
     assert "hunter2" not in repr(log())
 
 
+@pytest.fixture
+def shop(make: Make) -> Application:
+    return make(orders())
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(alphabet=st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.just("lines"), inner, max_size=3),
@@ -248,8 +253,8 @@ anything = st.recursive(
 
 @given(body=anything.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_is_sent_gets_an_answer_that_can_be_read(make: Make, body: bytes) -> None:
-    answer = await ask(make(orders()), "POST", "/orders", body=body)
+async def test_whatever_is_sent_gets_an_answer_that_can_be_read(shop: Application, body: bytes) -> None:
+    answer = await ask(shop, "POST", "/orders", body=body)
 
     assert answer.status in (201, 400, 422)
     assert answer.status == 201 or is_problem(
@@ -259,7 +264,7 @@ async def test_whatever_is_sent_gets_an_answer_that_can_be_read(make: Make, body
 
 @given(path=st.text(st.characters(codec=None), max_size=30).map(lambda text: "/" + text))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_is_asked_for_gets_an_answer_that_can_be_read(make: Make, path: str) -> None:
+async def test_whatever_is_asked_for_gets_an_answer_that_can_be_read(shop: Application, path: str) -> None:
     scope = {**scope_of("GET", "/", {}), "path": path}
     sent: list[Any] = []
 
@@ -269,7 +274,7 @@ async def test_whatever_is_asked_for_gets_an_answer_that_can_be_read(make: Make,
     async def receive() -> Any:
         raise AssertionError("there is no body")
 
-    await make(orders())(scope, receive, send)
+    await shop(scope, receive, send)
 
     assert json.loads(sent[1]["body"])["status"] == sent[0]["status"]
 
