@@ -1,0 +1,91 @@
+"""What a network may do to messages, as taps on the wires of a process. Each is seeded, so a run can be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+
+from tests.wire.exchange import Arrival, Exchange, Publication, Stage, Statement, Tap
+from tests.wire.nats import Frames, with_headers
+
+
+class Delaying:
+    """Keeps everything back for a while, up to `most_seconds`: between connections, and so between keys, order is lost.
+
+    Within a connection it is kept, as TCP does.
+    """
+
+    def __init__(self, seed: int, most_seconds: float) -> None:
+        self._random = random.Random(seed)
+        self._most = most_seconds
+
+    async def passes(self, stage: Stage, exchange: Exchange) -> bool:
+        """See Tap."""
+        if stage is not Stage.DELIVERED:
+            await asyncio.sleep(self._most * self._random.random() ** 4)
+        return True
+
+
+class Losing:
+    """Breaks a connection now and then: before a request has arrived, or after it was carried out and not answered."""
+
+    def __init__(self, seed: int, share: float) -> None:
+        self._random = random.Random(seed)
+        self._share = share
+        self.lost = 0
+
+    async def passes(self, stage: Stage, exchange: Exchange) -> bool:
+        """See Tap."""
+        if stage is Stage.DELIVERED or _is_idle(exchange) or self._random.random() >= self._share:
+            return True
+        self.lost += 1
+        return False
+
+
+class Doubling:
+    """Has the broker store every message twice, and deliver some twice in a row.
+
+    The second copy has no id by which the broker could tell: only the consumer's inbox can.
+    """
+
+    def __init__(self, seed: int, share_of_deliveries: float) -> None:
+        self._random = random.Random(seed)
+        self._share = share_of_deliveries
+        self.doubled = 0
+
+    async def passes(self, stage: Stage, exchange: Exchange) -> bool:
+        """See Tap."""
+        if isinstance(exchange, Publication) and stage is Stage.REQUEST and "Nats-Batch-Id" not in exchange.headers:
+            exchange.request += _copy(exchange)
+            self.doubled += 1
+        if isinstance(exchange, Arrival) and stage is Stage.ANSWER and self._random.random() < self._share:
+            exchange.answer *= 2
+            self.doubled += 1
+        return True
+
+
+class Together:
+    """Several taps, one behind the other."""
+
+    def __init__(self, taps: Iterable[Tap]) -> None:
+        self._taps = list(taps)
+
+    async def passes(self, stage: Stage, exchange: Exchange) -> bool:
+        """See Tap."""
+        for tap in self._taps:
+            if not await tap.passes(stage, exchange):
+                return False
+        return True
+
+
+def _copy(publication: Publication) -> bytes:
+    """Return a publication once more, without its id for the broker and with nobody to confirm it to."""
+    (frame,) = Frames().feed(publication.request)
+    headers = {name: value for name, value in frame.headers.items() if name != "Nats-Msg-Id"}
+    return with_headers(frame, headers)
+
+
+def _is_idle(exchange: Exchange) -> bool:
+    """Tell whether this is mere polling, of which there is so much that all losses would fall on it."""
+    return isinstance(exchange, Statement) and exchange.session.role.startswith("covey worker")
