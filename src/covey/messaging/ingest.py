@@ -18,11 +18,11 @@ import structlog
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
 from covey.errors import CoveyError, HistoryLost
-from covey.message import Envelope
 from covey.messaging.broker import Broker, Entry, Reader, Topic
-from covey.messaging.delivery import UNREADABLE, Received
+from covey.messaging.delivery import Received
 from covey.messaging.observation import Observation
 from covey.messaging.options import MessagingOptions
+from covey.messaging.storable import storable
 from covey.messaging.turn import Turns
 
 _POSITION = """
@@ -69,13 +69,19 @@ class Ingest:
 
     async def run(self) -> None:
         """Store until cancelled. Errors are logged and waited out, from where the database says we are."""
-        while True:
-            try:
-                await self._store_all()
-            except CoveyError as error:
-                self._failures += 1
-                log.warning("ingest_waits", stream=self.stream, error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(min(5.0, 0.1 * 2 ** min(self._failures, 6)) * random.uniform(0.5, 1.0))
+        try:
+            while True:
+                await self._store_until_it_fails()
+                await asyncio.sleep(min(5.0, 0.1 * 2 ** min(self._failures, 6)) * random.uniform(0.5, 1.0))
+        finally:
+            self._observation.history_lost.pop(self.stream, None)  # whoever has the role now tells of it
+
+    async def _store_until_it_fails(self) -> None:
+        try:
+            await self._store_all()
+        except CoveyError as error:
+            self._failures += 1
+            log.warning("ingest_waits", stream=self.stream, error=f"{type(error).__name__}: {error}")
 
     async def drain(self) -> None:
         """Begin no turn any more and wait for the present one; what comes is stored."""
@@ -168,22 +174,4 @@ class Ingest:
 
 
 def _received(stream: str, after: int, upto: int, entries: list[Entry]) -> Received:
-    return Received(stream, after, upto, [_storable(entry.envelope) for entry in entries])
-
-
-def _storable(envelope: Envelope) -> Envelope:
-    """PostgreSQL's text holds no NUL. A message that has one must not stop its stream: it becomes a dead letter."""
-    texts = (envelope.type, envelope.key, envelope.source, *envelope.headers, *envelope.headers.values())
-    if not any("\x00" in text for text in texts):
-        return envelope
-    return Envelope(
-        id=envelope.id,
-        type=envelope.type.replace("\x00", "␀"),
-        key=envelope.key.replace("\x00", "␀"),
-        source=envelope.source.replace("\x00", "␀"),
-        time=envelope.time,
-        body=envelope.body,
-        kind=envelope.kind,
-        stream=envelope.stream,
-        headers={UNREADABLE: "a header contains a NUL character"},
-    )
+    return Received(stream, after, upto, [storable(entry.envelope) for entry in entries])

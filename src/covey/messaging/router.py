@@ -9,10 +9,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, assert_never
 
 from covey.errors import DefinitionError
-from covey.message import Command, Event, Message, Refused, Reply
+from covey.message import Command, Envelope, Event, Message, Refused, Reply
 from covey.messaging.delivery import Delivery
 from covey.work.unit_of_work import Work
 
@@ -157,6 +157,21 @@ def merged(routers: Iterable[Router]) -> Router:
 def is_command(registration: Registration) -> bool:
     """Tell whether what is registered answers a command."""
     return isinstance(registration, (Handled, External)) and issubclass(registration.model, Command)
+
+
+def accepts(registration: Registration, envelope: Envelope, service: str) -> bool:
+    """Tell whether a message came the way that messages of its type come."""
+    match registration:
+        case Handled() | External():
+            return (envelope.kind == "command") is is_command(registration)
+        case Engine(kind="reply"):
+            return envelope.kind == "reply"
+        case Engine():
+            return envelope.kind == "event" and envelope.source == service
+        case Ignored():
+            return True
+        case _:
+            assert_never(registration)
 
 
 def as_reply(result: object, message_type: str) -> Reply:

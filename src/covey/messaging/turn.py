@@ -28,7 +28,18 @@ from covey.messaging.external import Call, Calls
 from covey.messaging.failure import Dead, Failed, Failure, TooSlow, judge, leaked, parse
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
-from covey.messaging.router import Engine, External, Handled, Ignored, Raw, Registration, Router, as_reply, is_command
+from covey.messaging.router import (
+    Engine,
+    External,
+    Handled,
+    Ignored,
+    Raw,
+    Registration,
+    Router,
+    accepts,
+    as_reply,
+    is_command,
+)
 from covey.work.inbox import REPLY_TO
 from covey.work.unit_of_work import Work, begin, commit, roll_back
 
@@ -258,6 +269,7 @@ class Turns:
             work.defer(_EXPIRED, delivery.position, delivery.envelope.id, delivery.envelope.key)
             batch.handled.append(delivery)
             return
+        _require_readable(delivery)
         answer = self._answers.known(work, delivery)
         if answer is not None:
             self._answers.send(work, delivery, answer)
@@ -310,10 +322,6 @@ class Turns:
 
     def _registration(self, delivery: Delivery) -> Registration:
         envelope = delivery.envelope
-        if UNREADABLE in envelope.headers:
-            raise Dead(f"unreadable: {envelope.headers[UNREADABLE]}")
-        if not is_service(envelope.headers.get(REPLY_TO, envelope.stream)):
-            raise Dead(f"unreadable: {REPLY_TO} is not the name of a service")
         registration = self._table.get(envelope.type)
         if registration is None:
             name = envelope.type.rpartition(".")[0]
@@ -323,6 +331,8 @@ class Turns:
                 if known
                 else f"unknown type: {self._service} has no handler for {envelope.type}"
             )
+        if not accepts(registration, envelope, self._service):
+            raise Dead(f"unreadable: {envelope.type} came as a message of the kind {envelope.kind}")
         return registration
 
     async def _park(self, connection: Connection, batch: Batch, failure: Failure) -> None:
@@ -355,6 +365,14 @@ class Turns:
         self._calls.give_back(batch.places)
         for call in batch.calls:
             self._calls.start(call)
+
+
+def _require_readable(delivery: Delivery) -> None:
+    envelope = delivery.envelope
+    if UNREADABLE in envelope.headers:
+        raise Dead(f"unreadable: {envelope.headers[UNREADABLE]}")
+    if not is_service(envelope.headers.get(REPLY_TO, envelope.stream)):
+        raise Dead(f"unreadable: {REPLY_TO} is not the name of a service")
 
 
 def _finish(work: Work, delivery: Delivery) -> None:

@@ -8,7 +8,7 @@ key on the message's id is what makes a second arrival nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -72,6 +72,6 @@ def deadline_of(envelope: Envelope) -> datetime | None:
     text = envelope.headers.get(DEADLINE)
     try:
         at = datetime.fromisoformat(text) if text else None
-    except ValueError:
+        return at.astimezone(UTC) if at is not None and at.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return at if at is None or at.tzinfo is not None else None
