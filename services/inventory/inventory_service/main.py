@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from covey.service import Parts, Service
-
 from inventory_service.handlers import router
 from inventory_service.routes import api
 

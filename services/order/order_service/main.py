@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from covey.service import Parts, Service
-
 from order_service.handlers import router
 from order_service.routes import api
 from order_service.saga import place_order

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from covey.service import Parts, Service
 from pydantic import Field
 
+from covey.service import Parts, Service
 from covey.settings import ServiceSettings
 from payment_service.clients import HttpProvider
 from payment_service.handlers import effects
