@@ -25,7 +25,7 @@ async def dbos(settings: dict[str, Any]) -> AsyncIterator[Mapping[str, Deed]]:
     config: DBOSConfig = {
         "name": "bench",
         "system_database_url": settings["database_url"],
-        "sys_db_pool_size": settings.get("pool_size", 20),
+        "sys_db_pool_size": 100,
         "log_level": "WARNING",
     }
     DBOS(config=config)
