@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
@@ -28,7 +29,7 @@ import uvloop
 from fastapi import APIRouter
 
 from covey.database.pool import Database, PoolOptions
-from covey.errors import CoveyError, HistoryLost
+from covey.errors import ConfigurationError, CoveyError, HistoryLost
 from covey.http.application import application
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
@@ -172,6 +173,15 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; where that is impossible uvicorn would end the process with a status of its own."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise ConfigurationError(
+                f"cannot listen on {self.config.host}:{self.config.port}: another process does, or HOST is not ours"
+            ) from None
 
 
 def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:

@@ -32,6 +32,7 @@ _FUNCTIONS = {
     "park": "park",
     "resume": RESUME,
     "recover": RECOVER,
+    "due_sagas": TIMER,
     "relay": READ,
 }
 _IDLE = re.compile(
@@ -48,8 +49,6 @@ def call_of(sql: str) -> str | None:
     text = " ".join(sql.split())
     if text in ("BEGIN", "COMMIT", "ROLLBACK"):
         return text.lower()
-    if text.startswith("UPDATE covey.saga SET deadline = NULL"):
-        return TIMER
     if re.match(r"SELECT (\* FROM )?covey\.", text):
         functions = re.findall(r"\bcovey\.(\w+)\(", text)
         return _FUNCTIONS.get(functions[0]) or f"{FLUSH} {' + '.join(functions)}"

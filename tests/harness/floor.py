@@ -16,6 +16,9 @@ from covey.testing.databases import Databases
 from shop.books import SERVICES
 from tests.harness.processes import Nursery
 
+_OPTIONS = EngineOptions(postgres_fsync=False)
+"""Processes are killed here, machines are not: what PostgreSQL has written outlives it without being on the disk."""
+
 
 @dataclass(frozen=True)
 class Floor:
@@ -32,7 +35,7 @@ class Floor:
         process = self.engines[name].process
         process.kill()
         await process.wait()
-        self.engines.update(await start_engines(self.folder, [name], EngineOptions()))
+        self.engines.update(await start_engines(self.folder, [name], _OPTIONS))
 
     async def database(self, migrations: Path) -> str:
         """Make a database with covey's tables and those of a service; return its URL."""
@@ -45,7 +48,7 @@ async def floor(folder: Path) -> AsyncIterator[Floor]:
     """Have engines and nurseries for the length of a block; their data and all logs stay in `folder`."""
     state = await open_state(folder)
     try:
-        engines = await start_engines(state, ("postgres", "nats"), EngineOptions())
+        engines = await start_engines(state, ("postgres", "nats"), _OPTIONS)
         databases = Databases(engines["postgres"].url)
         nurseries = await asyncio.gather(*(Nursery.open(f"{service}_service.main") for service in SERVICES))
         try:

@@ -2,8 +2,8 @@
 
 Run as `python -m tests.harness.nursery order_service.main`: it imports the service once and forks a copy for every
 start that it is asked for. A copy is a process like any other, and dies like any other; importing connects to nothing
-(a rule of the house), so the copy begins where `python -m order_service` would. With `cold` it does begin there:
-the copy replaces itself by a new Python.
+(a rule of the house), so the copy begins where `python -m order_service` would, and finds loaded what that would load.
+With `cold` it does begin there: the copy replaces itself by a new Python.
 
 Orders come as lines of JSON, on standard input, what happens goes as lines of JSON to standard output:
 
@@ -25,10 +25,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+_LOADED_AT_START = ("covey.messaging.brokers.nats", "uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.off")
+
 
 def main(module: str) -> None:
     """Import the service, then start copies of it until the input ends."""
     service = import_module(module).service
+    for name in _LOADED_AT_START:
+        import_module(name)
     gc.freeze()
     children: set[int] = set()
 

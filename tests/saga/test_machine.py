@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from covey.message import Reply
-from covey.saga.definition import Definition, Step, pivot, retriable, step
+from covey.message import Command, Reply
+from covey.saga.definition import Definition, Step, is_command, pivot, retriable, step
 from covey.saga.machine import (
     Again,
     Cancel,
@@ -48,15 +49,36 @@ def action(name: str) -> object:
     return act
 
 
-def definition(undoable: list[bool], has_pivot: bool, forward: int) -> Definition[Data]:
-    """Return a saga with these compensatable steps, perhaps a pivot, and so many steps that only go forward."""
-    steps: list[Step] = [step(action(f"s{n}"), undo=undo if u else None) for n, u in enumerate(undoable)]  # type: ignore[arg-type]  # an async function
+def command(name: str) -> type[Command]:
+    """Return a command of that name to another service."""
+
+    class Asked(Command, type=f"other.{name}.v1", key="saga_id"):
+        saga_id: UUID
+
+    Asked.__name__ = name
+    return Asked
+
+
+COMMANDS = [command(f"c{n}") for n in range(4)]
+
+
+def definition(undoable: list[tuple[bool, bool]], has_pivot: bool, forward: int) -> Definition[Data]:
+    """Return a saga with these compensatable steps, perhaps a pivot, and so many steps that only go forward.
+
+    Of each compensatable step: can it be undone, and is it a command or a function of the saga's own.
+    """
+    steps: list[Step] = [
+        step(COMMANDS[n] if remote else action(f"s{n}"), undo=undo if u else None)  # type: ignore[arg-type]  # an async function
+        for n, (u, remote) in enumerate(undoable)
+    ]
     steps += [pivot(action("p"))] if has_pivot else []  # type: ignore[arg-type]  # an async function
     steps += [retriable(action(f"f{n}")) for n in range(forward)]  # type: ignore[arg-type]  # an async function
     return Definition("any", Data, *(steps or [retriable(action("only"))]))  # type: ignore[arg-type]  # an async function
 
 
-sagas = st.builds(definition, st.lists(st.booleans(), max_size=4), st.booleans(), st.integers(0, 3))
+sagas = st.builds(
+    definition, st.lists(st.tuples(st.booleans(), st.booleans()), max_size=4), st.booleans(), st.integers(0, 3)
+)
 inputs = st.lists(
     st.one_of(
         st.just(Done()),
@@ -76,10 +98,16 @@ class World:
     undone: list[int] = field(default_factory=list)
     asked: set[int] = field(default_factory=set)
 
-    def see(self, state: State, given: Input) -> None:
-        """Note what an input says about the step that the state waited for."""
+    def see(self, saga: Definition[Data], state: State, given: Input) -> None:
+        """Note what an input says about the step that the state waited for.
+
+        A command that was asked for may have been carried out. A function runs in the transaction that moves the saga
+        on, so one that the saga still waits for has not.
+        """
         match state, given:
-            case Running(at), Done() | Silent() | Cancel():
+            case Running(at), Done():
+                self.may_have_happened.add(at)
+            case Running(at), Silent() | Cancel() if is_command(saga.steps[at].action):
                 self.may_have_happened.add(at)
             case Running(at), NotDone():
                 self.may_have_happened.discard(at)
@@ -100,7 +128,7 @@ def run(saga: Definition[Data], script: list[Input]) -> tuple[State, World, list
         before = state
         state, decision = decide(saga, state, happening)
         if not isinstance(decision, Nothing):
-            world.see(before, happening)
+            world.see(saga, before, happening)
         states.append(state)
         if isinstance(state, (Completed, Compensated)):
             break
@@ -181,7 +209,7 @@ def test_cancelling_is_accepted_before_the_pivot_and_only_there(saga: Definition
 
 
 def test_a_refused_forward_step_is_asked_later_under_a_new_id() -> None:
-    saga = definition([True], True, 1)
+    saga = definition([(True, True)], True, 1)
 
     after, decision = decide(saga, Running(2, attempts=3), NotDone("not yet"))
 
@@ -190,7 +218,7 @@ def test_a_refused_forward_step_is_asked_later_under_a_new_id() -> None:
 
 
 def test_a_refused_compensation_is_asked_later_and_keeps_its_reason() -> None:
-    saga = definition([True], True, 0)
+    saga = definition([(True, True)], True, 0)
 
     after, decision = decide(saga, Compensating(0, "why", attempts=2), NotDone("not yet"))
 

@@ -7,7 +7,6 @@ and refuses the statements whose effect would outlive it (`SET` without `LOCAL`,
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,13 +16,17 @@ from typing import Any
 
 import asyncpg
 
+from covey.database.connections import Connections
 from covey.database.errors import translated
-from covey.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted
+from covey.errors import ConfigurationError
 
 Connection = Any  # asyncpg's connections carry no types; `Work` is the typed surface.
 
 # Beside the pool a process holds: roles, relay and its vacuum, workers, an ingest for each stream.
 ENGINE_CONNECTIONS = 10
+
+CLOSE_SECONDS = 2.0
+"""How long work that has a connection may keep the pool from closing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +54,12 @@ SELECT least(current_setting('max_connections')::int - current_setting('superuse
 class Database:
     """The database of one service. Open it with `async with Database.open(url) as database`."""
 
-    def __init__(self, url: str, options: PoolOptions, pool: Any) -> None:
+    def __init__(self, url: str, options: PoolOptions) -> None:
         self._url = url
         self._options = options
-        self._pool = pool
+        self._pool = Connections(
+            self._connect_for_pool, options.size, min(2, options.size), options.wait.total_seconds()
+        )
 
     @classmethod
     @asynccontextmanager
@@ -63,49 +68,44 @@ class Database:
 
         Raises DatabaseUnavailable when it cannot connect, ConfigurationError when the server grants fewer than `size`.
         """
-        options = options or PoolOptions()
-        with translated():
-            pool = await asyncpg.create_pool(
-                url,
-                min_size=min(2, options.size),
-                max_size=options.size,
-                reset=_keep_session,
-                max_inactive_connection_lifetime=300,
-                timeout=options.connect_timeout.total_seconds(),
-                command_timeout=_command_seconds(options),
-                server_settings=_server_settings(options),
-            )
-        database = cls(url, options, pool)
+        database = cls(url, options or PoolOptions())
         try:
+            await database._pool.open()
             await database._check_size()
             yield database
         finally:
-            await _close(pool)
+            await database._pool.close(CLOSE_SECONDS)
 
     def acquire(self) -> Acquired:
         """Borrow a connection, as a block. Raises PoolExhausted after the wait, DatabaseUnavailable."""
-        return Acquired(self._pool, self._options.size, self._options.wait.total_seconds())
+        return Acquired(self._pool)
 
     async def connect(self, **server_settings: str) -> Connection:
         """Open a connection of one's own, outside the pool. The caller closes it."""
-        with translated():
-            return await asyncpg.connect(
-                self._url,
-                timeout=self._options.connect_timeout.total_seconds(),
-                command_timeout=_command_seconds(self._options),
-                server_settings=_server_settings(self._options) | server_settings,
-            )
+        return await self._connect(self._options.connect_timeout, server_settings)
 
     @property
     def usage(self) -> tuple[int, int]:
         """Return how many pooled connections are open, and how many of these are idle."""
-        return self._pool.get_size(), self._pool.get_idle_size()
+        return self._pool.usage
 
     async def check(self) -> None:
         """Raise unless the database answers; for readiness."""
         async with self.acquire() as connection:
             with translated():
                 await connection.fetchval("SELECT 1")
+
+    async def _connect_for_pool(self) -> Connection:
+        return await self._connect(min(self._options.connect_timeout, self._options.wait), {})
+
+    async def _connect(self, within: timedelta, server_settings: dict[str, str]) -> Connection:
+        with translated():
+            return await asyncpg.connect(
+                self._url,
+                timeout=within.total_seconds(),
+                command_timeout=_command_seconds(self._options),
+                server_settings=_server_settings(self._options) | server_settings,
+            )
 
     async def _check_size(self) -> None:
         async with self.acquire() as connection:
@@ -122,46 +122,24 @@ class Database:
 class Acquired:
     """A borrowed connection; a class, because this is on the path of every request."""
 
-    __slots__ = ("_connection", "_pool", "_size", "_wait")
+    __slots__ = ("_connection", "_pool")
 
-    def __init__(self, pool: Any, size: int, wait: float) -> None:
+    def __init__(self, pool: Connections) -> None:
         self._pool = pool
-        self._size = size
-        self._wait = wait
-        self._connection: Connection = None
 
     async def __aenter__(self) -> Connection:
-        try:
-            with translated():
-                self._connection = await self._pool.acquire(timeout=self._wait)
-        except DatabaseUnavailable as error:
-            if isinstance(error.__cause__, TimeoutError) and self._in_use() >= self._size:
-                raise PoolExhausted(
-                    f"no database connection became free within {self._wait:g} s", timedelta(seconds=1)
-                ) from error
-            raise
+        self._connection = await self._pool.take()
         return self._connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with translated():
-            await self._pool.release(self._connection)
-
-    def _in_use(self) -> int:
-        return int(self._pool.get_size() - self._pool.get_idle_size())
+        self._pool.give(self._connection)
 
 
 def is_lost(connection: Connection) -> bool:
-    """Tell whether a connection is gone; asyncpg takes a pooled one back by itself when it loses it."""
-    try:
-        return bool(connection.is_closed())
-    except asyncpg.InterfaceError:
-        return True
-
-
-async def _keep_session(connection: Connection) -> None:
-    """Reset nothing; see the module's docstring for why that is safe."""
+    """Tell whether a connection is gone."""
+    return bool(connection.is_closed())
 
 
 def _server_settings(options: PoolOptions) -> dict[str, str]:
@@ -181,11 +159,3 @@ def _command_seconds(options: PoolOptions) -> float:
 
 def _milliseconds(span: timedelta) -> int:
     return int(span.total_seconds() * 1000)
-
-
-async def _close(pool: Any) -> None:
-    """Close gracefully for a moment, then firmly: a stuck query must not keep a process from ending."""
-    try:
-        await asyncio.wait_for(pool.close(), 2)
-    except TimeoutError:
-        pool.terminate()

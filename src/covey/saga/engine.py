@@ -10,17 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
 from pydantic import BaseModel, ValidationError
 
 from covey.context import current
-from covey.errors import DefinitionError, Unavailable
+from covey.errors import DefinitionError
 from covey.messaging.delivery import IN_REPLY_TO, Delivery
-from covey.messaging.failure import Dead
+from covey.messaging.failure import Dead, NotHere
 from covey.messaging.router import Engine, Router
 from covey.saga.definition import Definition
 from covey.saga.journal import Record, load, note, update
@@ -31,11 +31,13 @@ from covey.work.inbox import COMMAND_ID
 from covey.work.unit_of_work import Work
 
 EXHAUSTED_AFTER = 5
+ELSEWHERE = timedelta(milliseconds=500)
+"""After so long a message that this replica cannot handle is there for any replica again."""
 
 log = structlog.get_logger("covey.saga")
 
 
-class DefinitionUnknown(Unavailable):
+class DefinitionUnknown(NotHere):
     """No definition of that name and version here: a replica that has it will move the saga (H11)."""
 
 
@@ -70,7 +72,8 @@ class SagaEngine:
         if saga is None:
             raise DefinitionUnknown(
                 f"saga {record.name} version {record.version} has no definition in this process: keep old versions"
-                " registered until their last saga has ended"
+                " registered until their last saga has ended",
+                retry_after=ELSEWHERE,
             )
         transition = Transition(saga, record, work, exhausted=delivery.attempts >= EXHAUSTED_AFTER)
         since, before = record.moved_at, record.state
@@ -87,9 +90,10 @@ class SagaEngine:
                 return False
             await transition.perform()
             return True
-        if envelope.headers.get(IN_REPLY_TO, "") != str(record.waiting or ""):
+        timeout = envelope.type.endswith(".saga-timeout.v1")
+        if not _awaited(record.waiting, envelope.headers.get(IN_REPLY_TO), nothing=timeout):
             return False  # late: the saga no longer waits for it; undoing the step has covered it
-        if envelope.type.endswith(".saga-timeout.v1"):
+        if timeout:
             if record.waiting is None:
                 await transition.perform()
                 return True
@@ -131,8 +135,13 @@ class SagaEngine:
         )
 
 
+def _awaited(waiting: UUID | None, in_reply_to: str | None, *, nothing: bool) -> bool:
+    """Tell whether a message is what the saga waits for; a saga that pauses waits for `nothing` but its timeout."""
+    return nothing and in_reply_to is None if waiting is None else in_reply_to == str(waiting)
+
+
 class _Answer(BaseModel):
-    outcome: str
+    outcome: Literal["done", "refused"]
     reason: str | None = None
     data: dict[str, Any] = {}
 

@@ -49,8 +49,16 @@ class Happened:
 
 
 async def load(work: Work, ids: Sequence[UUID]) -> dict[UUID, Record]:
-    """Lock and read sagas, in the order of their ids, so that two transactions cannot wait for each other."""
-    return {row["id"]: _record(row) for row in await work.fetch(_LOAD, ids)}
+    """Lock and read sagas, in the order of their ids, so that two transactions cannot wait for each other.
+
+    Whoever asks again in the same transaction gets the same records, with what was done to them: their rows are
+    written only at its end.
+    """
+    loaded: dict[UUID, Record] = work.state.setdefault(load, {})
+    missing = [saga_id for saga_id in ids if saga_id not in loaded]
+    if missing:
+        loaded |= {row["id"]: _record(row) for row in await work.fetch(_LOAD, missing)}
+    return {saga_id: loaded[saga_id] for saga_id in ids if saga_id in loaded}
 
 
 async def history(work: Work, saga_id: UUID) -> list[Happened]:

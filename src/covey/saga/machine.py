@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from covey.saga.definition import Definition
+from covey.saga.definition import Definition, is_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,8 @@ def decide(saga: Definition[Any], state: State, given: Input) -> tuple[State, De
 
 def _running(saga: Definition[Any], state: Running, given: Input) -> tuple[State, Decision]:
     can_undo = saga.steps[state.step].kind == "compensatable"
+    # A function runs only in the transaction that moves the saga on: one that is waited for has not happened.
+    last_possible = state.step if is_command(saga.steps[state.step].action) else state.step - 1
     match given:
         case Done():
             following = state.step + 1
@@ -125,11 +127,11 @@ def _running(saga: Definition[Any], state: Running, given: Input) -> tuple[State
         case Silent():
             if can_undo:
                 reason = f"{saga.steps[state.step].name} did not answer in time"
-                return _undo(saga, state.step, reason), Perform()
+                return _undo(saga, last_possible, reason), Perform()
             return replace(state, attempts=state.attempts + 1), Again()
         case Cancel(reason):
             if can_undo:
-                return _undo(saga, state.step, reason), Perform()
+                return _undo(saga, last_possible, reason), Perform()
             return state, Nothing("too late to cancel: the pivot has been asked for")
         case _:
             assert_never(given)

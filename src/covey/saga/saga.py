@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from covey.errors import NotFound
+from covey.errors import Conflict, NotFound
 from covey.ids import new_id
 from covey.saga.definition import D, Definition
 from covey.saga.journal import Record, insert, load, update
@@ -43,13 +43,16 @@ class Saga(Definition[D]):
         """End one without effect, if its pivot has not been asked for; return whether that was so.
 
         The answer is definite: when it is True and `work` commits, the saga compensates. Call it before changing
-        other rows in this transaction, since the saga's own turns lock the saga first. Raises NotFound.
+        other rows in this transaction, since the saga's own turns lock the saga first. Raises NotFound,
+        and Conflict for a saga that was started with another version of the definition.
         """
         record = (await load(work, [saga_id])).get(saga_id)
         if record is None or record.name != self.name:
             raise NotFound(f"there is no {self.name} {saga_id}")
         if record.version != self.version:
-            return False
+            raise Conflict(
+                f"{self.name} {saga_id} was started with version {record.version}: cancel it through that definition"
+            )
         transition = Transition(self, record, work)
         moved = await transition.give(Cancel(reason), inline=False)
         record.moved_at = record.now if moved else record.moved_at

@@ -17,11 +17,9 @@ from covey.work.unit_of_work import Transactions
 
 PERIOD_SECONDS = 0.25
 
-_DUE = """
-UPDATE covey.saga SET deadline = NULL WHERE id IN (
-    SELECT id FROM covey.saga WHERE deadline <= clock_timestamp() ORDER BY deadline LIMIT 500 FOR UPDATE SKIP LOCKED)
-RETURNING id, waiting, clock_timestamp()
-"""
+BATCH = 500
+
+_DUE = "SELECT * FROM covey.due_sagas($1)"
 
 
 class SagaTimers:
@@ -43,7 +41,7 @@ class SagaTimers:
         """Turn what is due into messages; return how many."""
         service = self._transactions.service
         async with self._transactions.begin() as work:
-            due = await work.fetch(_DUE)
+            due = await work.fetch(_DUE, BATCH)
             for saga_id, waiting, now in due:
                 headers = {IN_REPLY_TO: str(waiting)} if waiting else {}
                 enqueue(

@@ -89,7 +89,7 @@ class Transition:
         """Keep from a reply what the saga's data has a place for. Raises ValidationError when it does not fit."""
         known = {name: value for name, value in fields.items() if name in self._saga.data.model_fields}
         if known:
-            data = self._saga.data.model_validate(self.record.data | known)
+            data = self._saga.data.model_validate(self.record.data | known, strict=False)
             self.record.data = data.model_dump(mode="json")
 
     async def _perform(self, *, inline: bool) -> None:
@@ -179,7 +179,8 @@ class Transition:
         return derived_id(self.record.id, direction, state.step, state.refusals)
 
     def _data(self) -> BaseModel:
-        data: BaseModel = self._saga.data.model_validate(self.record.data)
+        # Kept as JSON, which has neither ids nor instants: a strict model would refuse its own data.
+        data: BaseModel = self._saga.data.model_validate(self.record.data, strict=False)
         return data
 
     def _pause(self, state: State, at_least: timedelta = timedelta(0)) -> float:

@@ -490,6 +490,18 @@ BEGIN
     WHERE s.id = u.id;
 END $$;
 
+-- Take the deadlines that are over, at most so many; those that somebody else is moving are left for the next time.
+CREATE FUNCTION covey.due_sagas(p_limit int) RETURNS TABLE (o_id uuid, o_waiting uuid, o_now timestamptz)
+LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    RETURN QUERY
+        UPDATE covey.saga s SET deadline = NULL
+        WHERE s.id = ANY (ARRAY(
+            SELECT d.id FROM covey.saga d WHERE d.deadline <= clock_timestamp()
+            ORDER BY d.deadline LIMIT p_limit FOR UPDATE SKIP LOCKED))
+        RETURNING s.id, s.waiting, clock_timestamp();
+END $$;
+
 CREATE FUNCTION covey.log_sagas(
     p_ids uuid[], p_ns int[], p_steps text[], p_whats text[], p_messages uuid[], p_details text[], p_times timestamptz[]
 ) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$

@@ -1,0 +1,128 @@
+"""`covey dead`: the dead letters of a service, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from covey.database.pool import Database, PoolOptions
+from covey.errors import ConfigurationError
+from covey.local.plan import environment_file
+from covey.messaging.dead_letters import DeadLetter, DeadLetters, Whole
+from covey.work.unit_of_work import Transactions
+
+_REASON_LENGTH = 70
+
+
+@asynccontextmanager
+async def dead_letters_of(service: str, state: Path, environment: Mapping[str, str]) -> AsyncIterator[DeadLetters]:
+    """Open the dead letters of a service: on DATABASE_URL if it is set, else on the database of the system here.
+
+    Raises ConfigurationError when neither is known, DatabaseUnavailable.
+    """
+    options = PoolOptions(size=2, application=f"covey dead {service}")
+    async with Database.open(_database_url(service, state, environment), options) as database:
+        yield DeadLetters(Transactions(database, service))
+
+
+def as_json(value: Any) -> str:
+    """Return a dead letter, or several, as JSON; a body that is no text is shown as far as it can be read."""
+    plain = [asdict(one) for one in value] if isinstance(value, list) else asdict(value)
+    return json.dumps(plain, default=_plain)
+
+
+def table(letters: list[DeadLetter]) -> str:
+    """Return dead letters as lines for a terminal, newest first."""
+    lines = [("KEY", "TYPE", "SINCE", "TRIED", "BEHIND", "REASON")]
+    for one in letters:
+        since = f"{one.since:%Y-%m-%d %H:%M:%S}"
+        reason = _visible(one.reason)
+        short = reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"
+        lines.append((_visible(one.key), one.type, since, str(one.attempts), str(one.behind), short))
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    return "\n".join(
+        "  ".join([*(text.ljust(width) for text, width in zip(line[:5], widths, strict=True)), line[5]])
+        for line in lines
+    )
+
+
+def page(whole: Whole, service: str) -> str:
+    """Return everything that is known of a dead letter, for a terminal, and what can be done about it."""
+    letter = whole.letter
+    facts = {
+        "key": letter.key,
+        "message": f"{letter.id}  {letter.kind}  {letter.type}",
+        "from": f"{letter.source}, made {letter.time}, received {letter.received_at}",
+        "reason": letter.reason,
+        "tried": f"{letter.attempts} times, dead since {letter.since}",
+        "behind": f"{letter.behind} messages of its key wait",
+    }
+    if letter.expires is not None:
+        facts["expires"] = f"{letter.expires}: then nobody waits for it any more"
+    lines = [f"{name:8} {_visible(value)}" for name, value in facts.items()]
+    lines += ["headers", *(f"  {_visible(name)}: {_visible(value)}" for name, value in whole.headers.items())]
+    lines += ["body", *(f"  {_visible(line)}" for line in readable(whole.body).splitlines())]
+    lines += ["history", *(f"  {entry.at}  {entry.what}  {_visible(entry.reason or '')}" for entry in whole.history)]
+    lines.append(f"next: covey dead replay|edit|discard {service} {letter.id}")
+    return "\n".join(lines)
+
+
+def readable(body: bytes) -> str:
+    """Return a body for people: JSON with indentation, anything else as it is."""
+    try:
+        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return body.decode(errors="replace")
+
+
+def edited(body: bytes, environment: Mapping[str, str]) -> bytes | None:
+    """Have a person change a body in $VISUAL or $EDITOR; None when it was left as it is.
+
+    Raises ConfigurationError when there is no editor or it fails.
+    """
+    editor = environment.get("VISUAL") or environment.get("EDITOR")
+    if not editor:
+        raise ConfigurationError("there is no editor: set EDITOR, or give the new body with --body or --file")
+    before = readable(body)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "body.json"
+        file.write_text(before)
+        done = subprocess.run(["sh", "-c", f'{editor} "$1"', "sh", str(file)], check=False)
+        if done.returncode != 0:
+            raise ConfigurationError(f"the editor {editor!r} ended with status {done.returncode}: nothing was changed")
+        after = file.read_text()
+    return None if after == before else after.encode()
+
+
+def _database_url(service: str, state: Path, environment: Mapping[str, str]) -> str:
+    if url := environment.get("DATABASE_URL"):
+        return url
+    file = environment_file(state, service)
+    lines = file.read_text().splitlines() if file.is_file() else []
+    url = next((line.partition("=")[2] for line in lines if line.startswith("DATABASE_URL=")), None)
+    if url is None:
+        known = sorted(path.stem for path in file.parent.glob("*.env")) if file.parent.is_dir() else []
+        hint = f"the services here are {', '.join(known)}" if known else "`covey up` starts the system"
+        raise ConfigurationError(f"the database of {service!r} is not known: {hint}; or set DATABASE_URL")
+    return url
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, (datetime, UUID)):
+        return str(value)
+    raise TypeError(type(value).__name__)
+
+
+def _visible(text: str) -> str:
+    """Show what a terminal would obey: a message's texts come from elsewhere."""
+    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)

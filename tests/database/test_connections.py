@@ -1,0 +1,180 @@
+"""Lending connections: in turn, in time, and none that is lost or dirty."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import covey.database.connections
+from covey.database.connections import Connections
+from covey.errors import DatabaseUnavailable, PoolExhausted
+
+
+class FakeConnection:
+    """As much of a connection as is asked of one that is lent."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.dirty = False
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def is_in_transaction(self) -> bool:
+        return self.dirty
+
+    def terminate(self) -> None:
+        self.closed = True
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - the signature is asyncpg's
+        self.closed = True
+
+
+class Server:
+    """Opens connections, unless it is down; `opened` has them all."""
+
+    def __init__(self) -> None:
+        self.opened: list[FakeConnection] = []
+        self.down = False
+
+    async def connect(self) -> FakeConnection:
+        await asyncio.sleep(0)
+        if self.down:
+            raise DatabaseUnavailable("down")
+        self.opened.append(FakeConnection())
+        return self.opened[-1]
+
+    def connections(self, size: int = 2, keep: int = 0, wait_seconds: float = 5) -> Connections:
+        return Connections(self.connect, size, keep, wait_seconds)
+
+
+async def waiting(pool: Connections) -> asyncio.Task[FakeConnection]:
+    """Return a task that waits for a connection."""
+    task = asyncio.create_task(pool.take())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not task.done()
+    return task
+
+
+async def test_what_is_given_back_last_is_lent_first() -> None:
+    server = Server()
+    pool = server.connections()
+    one, two = await pool.take(), await pool.take()
+    pool.give(one)
+    pool.give(two)
+
+    assert await pool.take() is two
+    assert await pool.take() is one
+    assert len(server.opened) == 2
+    assert pool.usage == (2, 0)
+
+
+async def test_who_waits_longest_is_served_first() -> None:
+    pool = Server().connections(size=1)
+    one = await pool.take()
+    first, second = await waiting(pool), await waiting(pool)
+    pool.give(one)
+
+    assert await first is one
+    assert not second.done()
+    pool.give(one)
+    assert await second is one
+
+
+async def test_when_none_is_free_in_time_the_pool_is_exhausted() -> None:
+    pool = Server().connections(size=1, wait_seconds=0.01)
+    one = await pool.take()
+
+    with pytest.raises(PoolExhausted):
+        await pool.take()
+
+    pool.give(one)
+    assert await pool.take() is one
+
+
+async def test_one_who_gives_up_at_the_moment_of_being_served_passes_it_on() -> None:
+    pool = Server().connections(size=1)
+    one = await pool.take()
+    first, second = await waiting(pool), await waiting(pool)
+    pool.give(one)
+    first.cancel()
+
+    assert await second is one
+    pool.give(one)
+    assert pool.usage == (1, 1)
+
+
+async def test_a_lost_connection_is_replaced_for_who_waits() -> None:
+    server = Server()
+    pool = server.connections(size=1)
+    one = await pool.take()
+    other = await waiting(pool)
+    one.closed = True
+    pool.give(one)
+
+    assert await other is server.opened[1]
+    pool.give(await other)
+    assert pool.usage == (1, 1)
+
+
+async def test_one_lost_while_idle_is_not_lent() -> None:
+    server = Server()
+    pool = server.connections()
+    one = await pool.take()
+    pool.give(one)
+    one.closed = True
+
+    assert await pool.take() is server.opened[1]
+
+
+async def test_one_that_comes_back_inside_a_transaction_is_cut() -> None:
+    server = Server()
+    pool = server.connections(size=1)
+    one = await pool.take()
+    one.dirty = True
+    pool.give(one)
+
+    assert one.closed
+    assert await pool.take() is server.opened[1]
+
+
+async def test_a_database_that_is_down_keeps_nobody_waiting_and_takes_no_place() -> None:
+    server = Server()
+    pool = server.connections(size=1)
+    server.down = True
+    outcomes = await asyncio.gather(*(pool.take() for _ in range(3)), return_exceptions=True)
+    server.down = False
+
+    assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 3
+    assert await pool.take() is server.opened[0]
+
+
+async def test_what_nobody_has_needed_for_long_is_closed() -> None:
+    server = Server()
+    pool = server.connections(size=3, keep=1)
+    for connection in [await pool.take() for _ in range(3)]:
+        pool.give(connection)
+    assert pool.usage == (3, 3)
+
+    idle_seconds = covey.database.connections.IDLE_SECONDS
+    pool._idle = type(pool._idle)((connection, since - idle_seconds - 1) for connection, since in pool._idle)
+    for _ in range(5):
+        pool.give(await pool.take())
+
+    assert pool.usage == (1, 1)
+
+
+async def test_closing_waits_for_what_is_lent_and_then_cuts_it() -> None:
+    pool = Server().connections()
+    lent, stuck = await pool.take(), await pool.take()
+    closing = asyncio.create_task(pool.close(0.05))
+    await asyncio.sleep(0)
+    pool.give(lent)
+    await closing
+
+    assert lent.closed
+    assert stuck.closed
+    with pytest.raises(DatabaseUnavailable):
+        await pool.take()

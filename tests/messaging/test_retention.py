@@ -1,0 +1,159 @@
+"""What is forgotten, when, and that nothing is forgotten which anybody could still ask for (H4)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import nats
+import pytest
+
+from covey.database.pool import Database
+from covey.local.engines.embedded import Engines
+from covey.messaging.brokers.memory import MemoryBroker
+from covey.messaging.brokers.nats import NatsBroker
+from covey.messaging.options import MessagingOptions
+from covey.messaging.retention import BATCH, INBOX_AGE, OUTBOX_AGE, RULES, STREAM_MAX_AGE, Retention
+from covey.messaging.router import Router
+from covey.testing.replica import Replica, ReplicaOptions, replica
+from covey.work.unit_of_work import Work
+from tests.messaging.feed import Added, Feed, dead, effects, handled, keep, settled
+
+AGE = "interval '100 days'"
+
+
+@pytest.fixture
+async def shop(memory_broker: MemoryBroker, shop_url: str) -> AsyncIterator[Replica]:
+    """A shop that cannot handle 0."""
+    router = Router()
+
+    @router.on(Added)
+    async def handle(message: Added, work: Work) -> None:
+        if message.n == 0:
+            raise ValueError("poison")
+        await keep(message, work)
+
+    options = ReplicaOptions(messaging=MessagingOptions(max_attempts=1, poll=timedelta(milliseconds=20)))
+    async with replica("shop", shop_url, memory_broker, [router], options=options) as running:
+        yield running
+
+
+async def clean(database: Database) -> None:
+    retention = Retention(database)
+    for statement, age in RULES:
+        await retention.clean(statement, age)
+
+
+async def count(shop: Replica, table: str) -> int:
+    return int(await shop.fetchval(f"SELECT count(*) FROM covey.{table}"))
+
+
+async def make_old(shop: Replica) -> None:
+    """Make everything that is there look old."""
+    async with shop.transactions.begin() as work:
+        await work.execute(f"UPDATE covey.inbox SET received_at = now() - {AGE}")
+        await work.execute(f"UPDATE covey.outbox SET created_at = now() - {AGE}")
+        await work.execute(f"UPDATE covey.reply SET at = now() - {AGE}")
+        await work.execute(f"UPDATE covey.idempotency SET created_at = now() - {AGE}")
+
+
+def test_an_inbox_remembers_for_longer_than_anything_can_come_again() -> None:
+    """On its last day in the outbox a message is published again, and lies in the stream for as long as any other."""
+    assert INBOX_AGE > OUTBOX_AGE + STREAM_MAX_AGE
+
+
+async def test_a_stream_holds_messages_for_no_longer_than_retention_believes(
+    covey_engines: Engines, nats_broker: NatsBroker, system_name: str
+) -> None:
+    await nats_broker.ensure_stream("feed")
+
+    client = await nats.connect(covey_engines.nats_url)
+    try:
+        stream = await client.jetstream().stream_info(f"{system_name}-feed")
+    finally:
+        await client.close()
+
+    assert stream.config.max_age == STREAM_MAX_AGE.total_seconds()
+
+
+async def test_what_is_dead_held_or_pending_is_never_removed(shop: Replica, feed: Feed) -> None:
+    await feed.add("a", [0, 1, 2])
+    await dead(shop)
+    await feed.add("b", [3])
+    await handled(shop, 1)
+    await make_old(shop)
+    await shop.fetch(
+        "WITH m AS (INSERT INTO covey.inbox (id, stream, kind, type, key, source, time, headers, body, received_at)"
+        f" VALUES (gen_random_uuid(), 'feed', 'event', 'feed.added.v1', 'c', 'feed', now(), '{{}}', $1, now() - {AGE})"
+        " RETURNING position, key)"
+        " INSERT INTO covey.inbox_pending SELECT covey.lane(key), position, key FROM m RETURNING 1",
+        b'{"name": "c", "n": 4}',
+    )
+    await clean(shop.database)
+
+    await handled(shop, 2)
+    assert sorted(await effects(shop)) == [3, 4]
+    assert (await dead(shop)).keys() == {"a"}
+    rows = await shop.fetch("SELECT key FROM covey.inbox WHERE key = 'a'")
+    assert len(rows) == 3
+
+
+async def test_what_is_not_published_is_never_removed(database: Database) -> None:
+    async with database.acquire() as connection:
+        for position in range(2):
+            await connection.execute(
+                "INSERT INTO covey.outbox (id, stream, kind, type, key, time, headers, body, created_at)"
+                f" VALUES (gen_random_uuid(), 'feed', 'event', 't', $1, now(), '{{}}', '', now() - {AGE})",
+                str(position),
+            )
+        await connection.execute("INSERT INTO covey.outbox_pending SELECT min(position), 'feed' FROM covey.outbox")
+
+    await clean(database)
+
+    async with database.acquire() as connection:
+        assert await connection.fetchval("SELECT key FROM covey.outbox") == "0"
+
+
+async def test_what_is_old_and_done_goes_and_what_is_young_stays(shop: Replica, feed: Feed) -> None:
+    await feed.add("a", [1, 2])
+    await handled(shop, 2)
+    await settled(shop)
+    async with shop.transactions.begin() as work:
+        await work.execute("INSERT INTO covey.idempotency (scope, key, fingerprint) VALUES ('old', 'k', '')")
+        await work.execute(
+            "INSERT INTO covey.reply (command_id, stream, key, body) VALUES (gen_random_uuid(), 'feed', 'k', '')"
+        )
+    await make_old(shop)
+    young = await feed.add("a", [3])
+    await handled(shop, 3)
+
+    await clean(shop.database)
+
+    assert [row["id"] for row in await shop.fetch("SELECT id FROM covey.inbox")] == [young[0].id]
+    assert (await count(shop, "reply"), await count(shop, "idempotency")) == (0, 0)
+
+
+@pytest.mark.parametrize(("age", "left"), [(INBOX_AGE - timedelta(hours=1), 1), (INBOX_AGE + timedelta(hours=1), 0)])
+async def test_the_age_counts_from_the_arrival(shop: Replica, feed: Feed, age: timedelta, left: int) -> None:
+    await feed.add("a", [1])
+    await handled(shop, 1)
+    await settled(shop)
+    async with shop.transactions.begin() as work:
+        await work.execute("UPDATE covey.inbox SET received_at = now() - $1::interval", age)
+
+    await clean(shop.database)
+
+    assert await count(shop, "inbox") == left
+
+
+async def test_it_goes_in_small_steps(shop: Replica) -> None:
+    async with shop.transactions.begin() as work:
+        await work.execute(
+            "INSERT INTO covey.inbox (id, stream, kind, type, key, source, time, headers, body, received_at)"
+            " SELECT gen_random_uuid(), 'feed', 'event', 't', n::text, 'feed', now(), '{}', '',"
+            f" now() - {AGE} FROM generate_series(1, {BATCH + 5}) n"
+        )
+
+    statement, age = RULES[0]
+    assert await Retention(shop.database).clean(statement, age) == BATCH
+    assert await Retention(shop.database).clean(statement, age) == 5

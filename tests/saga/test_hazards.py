@@ -1,0 +1,271 @@
+"""What could move a saga wrongly: foreign replies, functions that never ran, two hands on one saga, old versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from covey.clock import SystemClock
+from covey.errors import Conflict
+from covey.ids import new_id
+from covey.message import Command, Envelope, Event, Reply
+from covey.messaging.brokers.memory import MemoryBroker
+from covey.messaging.failure import NotHere
+from covey.messaging.options import MessagingOptions
+from covey.messaging.router import Router
+from covey.saga.definition import retriable, step
+from covey.saga.engine import DefinitionUnknown
+from covey.saga.machine import Cancel, Compensated, Running, Silent, decide
+from covey.saga.saga import Saga
+from covey.testing.eventually import eventually
+from covey.testing.replica import Replica, ReplicaOptions, replica
+from covey.work.unit_of_work import Work
+
+Make = Callable[[Path | None], str]
+
+
+class Ask(Command, type="stock.ask.v1", key="saga_id"):
+    saga_id: UUID
+
+
+class Unask(Command, type="stock.unask.v1", key="saga_id"):
+    saga_id: UUID
+
+
+class Wish(Event, type="order.wish.v1", key="name"):
+    name: str
+    saga: UUID
+
+
+class Data(BaseModel):
+    """What the sagas carry."""
+
+    answer: str = ""
+
+
+class Exact(BaseModel):
+    """Data that is validated strictly, as JSON it is not."""
+
+    model_config = ConfigDict(strict=True)
+    order: UUID
+    within: timedelta
+
+
+async def do(data: Data, work: Work) -> Reply | None:
+    """Succeed."""
+    return None
+
+
+async def undo(data: Data, work: Work) -> None:
+    """Undo it."""
+
+
+async def exact(data: Exact, work: Work) -> None:
+    """Read typed data."""
+    assert isinstance(data.order, UUID)
+    assert data.within == timedelta(minutes=1)
+
+
+def reply(saga_id: UUID, body: bytes, **headers: str) -> Envelope:
+    """Return a reply from somewhere."""
+    return Envelope(
+        id=new_id(),
+        type="order.reply.v1",
+        key=str(saga_id),
+        source="stock",
+        time=SystemClock().now(),
+        body=body,
+        kind="reply",
+        stream="order",
+        headers=headers,
+    )
+
+
+async def start(order: Replica, saga: Saga[Data]) -> UUID:
+    async with order.transactions.begin() as work:
+        return await saga.start(work, Data())
+
+
+async def row(order: Replica, saga_id: UUID) -> tuple[str, int, UUID | None]:
+    (found,) = await order.fetch("SELECT status, step, waiting FROM covey.saga WHERE id = $1", saga_id)
+    return found["status"], found["step"], found["waiting"]
+
+
+async def read_up_to(order: Replica, message: Envelope) -> None:
+    """Wait until a message was stored and handled."""
+
+    async def handled() -> bool:
+        return bool(
+            await order.fetchval(
+                "SELECT EXISTS (SELECT FROM covey.inbox i WHERE i.id = $1 AND NOT EXISTS (SELECT FROM"
+                " covey.inbox_pending p WHERE p.position = i.position))",
+                message.id,
+            )
+        )
+
+    await eventually(handled)
+
+
+class TestAReply:
+    async def test_that_says_of_no_command_that_it_answers_it_moves_no_saga_that_pauses(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        """A forward step was refused and is to be asked later: the saga waits for nothing, and so for no reply."""
+        saga = Saga("slow", Data, retriable(Ask, timeout=timedelta(minutes=1)), retriable(do))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            saga_id = await start(order, saga)
+            waiting = (await row(order, saga_id))[2]
+            async with order.transactions.begin() as work:
+                await work.execute(
+                    "UPDATE covey.saga SET waiting = NULL, deadline = now() + interval '1 hour' WHERE id = $1", saga_id
+                )
+            foreign = reply(saga_id, b'{"outcome": "done", "data": {}}')
+            await memory_broker.publish([foreign])
+            await read_up_to(order, foreign)
+
+            assert waiting is not None
+            assert (await row(order, saga_id))[:2] == ("running", 0)
+
+    async def test_with_an_outcome_that_nobody_knows_says_nothing_about_the_step(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        """Taken for a refusal, it would leave what the step may have done."""
+        saga = Saga("odd", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            saga_id = await start(order, saga)
+            waiting = (await row(order, saga_id))[2]
+            odd = reply(saga_id, b'{"outcome": "banana", "data": {}}', **{"in-reply-to": str(waiting)})
+            await memory_broker.publish([odd])
+            await read_up_to(order, odd)
+
+            assert await row(order, saga_id) == ("running", 0, waiting)
+            assert await order.fetchval("SELECT deadline IS NOT NULL FROM covey.saga WHERE id = $1", saga_id)
+
+
+class TestAFunction:
+    @pytest.mark.parametrize("happening", [Cancel("stop"), Silent()])
+    def test_that_has_not_run_is_not_undone(self, happening: Cancel | Silent) -> None:
+        """It runs only in the transaction that moves the saga on: while the saga waits for it, it has not happened."""
+        saga = Saga("local", Data, step(do, undo=undo))
+
+        after, _ = decide(saga, Running(0), happening)
+
+        assert isinstance(after, Compensated)
+
+    def test_before_a_command_is_undone_when_the_command_is_cancelled(self) -> None:
+        saga = Saga("mixed", Data, step(do, undo=undo), step(Ask, undo=Unask))
+
+        after, _ = decide(saga, Running(1), Cancel("stop"))
+
+        assert not isinstance(after, Compensated)
+
+    async def test_reads_data_that_is_validated_strictly(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        saga = Saga("exact", Exact, retriable(exact))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            async with order.transactions.begin() as work:
+                saga_id = await saga.start(work, Exact(order=new_id(), within=timedelta(minutes=1)))
+
+            await eventually(lambda: _ended(order, saga_id))
+
+
+class TestTwoHands:
+    async def test_that_cancel_one_saga_in_one_transaction_see_each_other(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        saga = Saga("twice", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            saga_id = await start(order, saga)
+            async with order.transactions.begin() as work:
+                first = await saga.cancel(work, saga_id, "one")
+                second = await saga.cancel(work, saga_id, "two")
+
+            assert (first, second) == (True, False)
+            assert (await row(order, saga_id))[0] == "compensating"
+
+    async def test_one_of_which_cancels_in_the_turn_of_the_reply_do_not_undo_each_others_work(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        saga = Saga("raced", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)), retriable(Ask2))
+        router, answers = Router(), list[bool]()
+
+        @router.on(Wish)
+        async def cancel(wish: Wish, work: Work) -> None:
+            answers.append(await saga.cancel(work, wish.saga, "changed my mind"))
+
+        url = make_database(None)
+        async with replica("order", url, memory_broker, sagas=[saga]) as order:
+            saga_id = await start(order, saga)
+            waiting = (await row(order, saga_id))[2]
+        body = json.dumps({"name": "w", "saga": str(saga_id)}).encode()
+        wish = Envelope(
+            id=new_id(), type="order.wish.v1", key="w", source="order", time=SystemClock().now(), body=body,
+            stream="order",
+        )  # fmt: skip
+        done = reply(saga_id, b'{"outcome": "done", "data": {}}', **{"in-reply-to": str(waiting)})
+        await memory_broker.publish([wish, done])
+        async with replica("order", url, memory_broker, [router], sagas=[saga]) as order:
+            await read_up_to(order, done)
+            await read_up_to(order, wish)
+
+            status = (await row(order, saga_id))[0]
+            assert answers[-1] is (status == "compensating")
+
+
+class Ask2(Command, type="stock.ask-again.v1", key="saga_id"):
+    saga_id: UUID
+
+
+class TestAnotherVersion:
+    async def test_is_not_called_too_late_to_cancel(self, make_database: Make, memory_broker: MemoryBroker) -> None:
+        old = Saga("moving", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)), version=1)
+        new = Saga("moving", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)), version=2)
+        async with replica("order", make_database(None), memory_broker, sagas=[old, new]) as order:
+            saga_id = await start(order, old)
+
+            with pytest.raises(Conflict, match="version 1"):
+                async with order.transactions.begin() as work:
+                    await new.cancel(work, saga_id, "stop")
+            async with order.transactions.begin() as work:
+                assert await old.cancel(work, saga_id, "stop")
+
+    async def test_that_this_replica_lacks_costs_no_attempts(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        """Or the replica that has it would take its functions for ones that keep failing, without having tried."""
+        saga = Saga("new", Data, step(do, undo=undo), retriable(do_more), version=2)
+        other = Saga("other", Data, retriable(do))
+        url = make_database(None)
+        options = ReplicaOptions(
+            messaging=MessagingOptions(backoff=timedelta(milliseconds=1), poll=timedelta(milliseconds=5))
+        )
+        async with replica("order", url, memory_broker, sagas=[other], options=options) as order:
+            saga_id = await start(order, saga)
+
+            async def held() -> bool:
+                return bool(await order.fetchval("SELECT count(*) FROM covey.hold WHERE error IS NOT NULL"))
+
+            await eventually(held)
+            assert await order.fetchval("SELECT max(attempts) FROM covey.hold") == 0
+            async with replica("order", url, memory_broker, sagas=[other, saga]) as newer:
+                await eventually(lambda: _ended(newer, saga_id))
+                assert (await row(newer, saga_id))[0] == "completed"
+
+    def test_is_told_from_failure_by_its_kind(self) -> None:
+        assert issubclass(DefinitionUnknown, NotHere)
+
+
+async def do_more(data: Data, work: Work) -> Reply | None:
+    """Succeed too."""
+    return None
+
+
+async def _ended(order: Replica, saga_id: UUID) -> bool:
+    return bool(await order.fetchval("SELECT ended_at IS NOT NULL FROM covey.saga WHERE id = $1", saga_id))

@@ -1,0 +1,261 @@
+"""The life of a service: opened in order, closed in reverse, stopped without a failed request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from covey.database.pool import Database
+from covey.errors import ConfigurationError, DatabaseUnavailable
+from covey.local.engines.embedded import Engines
+from covey.messaging.brokers.memory import MemoryBroker
+from covey.messaging.router import Router
+from covey.service import Parts, Service
+from covey.settings import ServiceSettings, load
+from covey.testing.eventually import eventually
+
+PROGRAM = """
+import asyncio
+from fastapi import APIRouter
+from covey.http.transaction import Transaction
+from covey.service import Parts, Service
+
+api = APIRouter()
+
+@api.get("/slow")
+async def slow(work: Transaction) -> dict[str, int]:
+    await work.execute("SELECT pg_sleep(0.3)")
+    return {"one": 1}
+
+service = Service("shop", Parts(http=[api]))
+
+if __name__ == "__main__":
+    service.run()
+"""
+
+
+def settings(database_url: str) -> ServiceSettings:
+    return ServiceSettings(database_url=database_url, nats_url="nats://unused")
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@dataclass
+class Process:
+    """A service in a process of its own."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    statuses: list[int] = field(default_factory=list)
+
+    async def ready(self) -> None:
+        """Wait until it says that it is ready."""
+
+        async def asked() -> bool:
+            assert self.process.returncode is None, "it has ended"
+            try:
+                async with aiohttp.ClientSession() as client, client.get(f"{self.url}/ready") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(asked)
+
+    async def ended(self) -> tuple[int, str]:
+        """Wait for its end; return its status and what it wrote to standard error."""
+        async with asyncio.timeout(20):
+            _, error = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, error.decode()
+
+
+@asynccontextmanager
+async def started(folder: Path, **environment: str) -> AsyncIterator[Process]:
+    """Start the program above with nothing in its environment but this."""
+    (folder / "shop.py").write_text(PROGRAM)
+    outer = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "shop.py",
+        cwd=folder,
+        env=outer | environment,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Process(process, f"http://127.0.0.1:{environment.get('PORT', '')}")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+class TestResources:
+    async def test_are_closed_in_reverse_when_the_start_fails_half_way(self, database_url: str) -> None:
+        happened: list[str] = []
+
+        @asynccontextmanager
+        async def resource(name: str) -> AsyncIterator[None]:
+            happened.append(f"open {name}")
+            try:
+                yield
+            finally:
+                happened.append(f"close {name}")
+
+        @asynccontextmanager
+        async def compose(given: ServiceSettings) -> AsyncIterator[Parts]:
+            async with resource("first"), resource("second"):
+                raise ConfigurationError("the third does not open")
+                yield Parts()
+
+        service = Service("shop", compose)
+        with pytest.raises(ConfigurationError, match="third"):
+            async with service.running(settings(database_url), MemoryBroker()):
+                pytest.fail("it must not run")
+
+        assert happened == ["open first", "open second", "close second", "close first"]
+        await _no_session_is_left(database_url)
+
+    async def test_of_the_chassis_are_closed_when_its_parts_contradict_each_other(self, database_url: str) -> None:
+        router = Router()
+        router.ignore("feed.added.v1")
+        with pytest.raises(Exception, match="handler already"):
+            async with Service("shop", Parts(messages=[router, router])).running(
+                settings(database_url), MemoryBroker()
+            ):
+                pytest.fail("it must not run")
+
+        await _no_session_is_left(database_url)
+
+    async def test_are_all_closed_at_the_end(self, database_url: str) -> None:
+        async with Service("shop", Parts()).running(settings(database_url), MemoryBroker()) as running:
+            assert (await running.readiness.report()).ready
+
+        await _no_session_is_left(database_url)
+
+    async def test_that_are_not_there_are_an_error_of_ours(self) -> None:
+        with pytest.raises(DatabaseUnavailable):
+            async with Service("shop", Parts()).running(settings("postgresql://a:b@127.0.0.1:1/c"), MemoryBroker()):
+                pytest.fail("it must not run")
+
+
+class TestAProcess:
+    async def test_ends_at_sigterm_with_status_0_and_no_failed_request(
+        self, database_url: str, covey_engines: Engines, tmp_path: Path
+    ) -> None:
+        """Requests under way are answered; later ones are not accepted any more."""
+        port = free_port()
+        environment = {"DATABASE_URL": database_url, "NATS_URL": covey_engines.nats_url, "PORT": str(port)}
+        async with started(tmp_path, **environment) as shop, aiohttp.ClientSession() as client:
+            await shop.ready()
+
+            async def ask() -> int:
+                async with client.get(f"{shop.url}/slow") as answer:
+                    return answer.status
+
+            asked = [asyncio.create_task(ask()) for _ in range(5)]
+            await eventually(lambda: _asleep(database_url, 5))
+            shop.process.send_signal(signal.SIGTERM)
+
+            assert await asyncio.gather(*asked) == [200] * 5
+            status, error = await shop.ended()
+            assert (status, error) == (0, "")
+        await _no_session_is_left(database_url)
+
+    async def test_started_without_an_environment_says_what_it_needs_and_how_to_get_it(self, tmp_path: Path) -> None:
+        async with started(tmp_path) as shop:
+            status, error = await shop.ended()
+
+        assert status == 1
+        for text in ("DATABASE_URL", "NATS_URL", "covey up --without shop"):
+            assert text in error
+        assert "Traceback" not in error
+
+    async def test_whose_database_is_not_there_says_so_in_one_line(self, tmp_path: Path) -> None:
+        url = "postgresql://a:secret-word@127.0.0.1:1/c"
+        async with started(tmp_path, DATABASE_URL=url, NATS_URL="nats://127.0.0.1:1", PORT="0") as shop:
+            status, error = await shop.ended()
+
+        assert status == 1
+        assert error.startswith("shop: ")
+        assert len(error.splitlines()) == 1
+        assert "secret-word" not in error
+
+    async def test_whose_port_is_taken_ends_with_an_error(
+        self, database_url: str, covey_engines: Engines, tmp_path: Path
+    ) -> None:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            environment = {"DATABASE_URL": database_url, "NATS_URL": covey_engines.nats_url, "PORT": str(port)}
+            async with started(tmp_path, **environment) as shop:
+                status, error = await shop.ended()
+
+        assert status == 1
+        assert f"cannot listen on 127.0.0.1:{port}" in error
+        assert "Traceback" not in error
+        await _no_session_is_left(database_url)
+
+    async def test_starts_while_its_broker_is_away(self, database_url: str, tmp_path: Path) -> None:
+        port = free_port()
+        environment = {"DATABASE_URL": database_url, "NATS_URL": "nats://127.0.0.1:1", "PORT": str(port)}
+        async with started(tmp_path, **environment) as shop:
+            await shop.ready()
+
+            shop.process.send_signal(signal.SIGTERM)
+            assert (await shop.ended())[0] == 0
+
+
+class TestSettings:
+    def test_name_each_variable_that_is_wrong(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("DATABASE_URL", "NATS_URL"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("PORT", "many")
+        monkeypatch.setenv("POOL_SIZE", "0")
+
+        with pytest.raises(ConfigurationError) as caught:
+            load(ServiceSettings, "shop")
+
+        for name in ("DATABASE_URL", "NATS_URL", "PORT", "POOL_SIZE"):
+            assert name in str(caught.value)
+
+
+async def _asleep(url: str, count: int) -> bool:
+    async with Database.open(url) as database, database.acquire() as connection:
+        return bool(
+            await connection.fetchval(
+                "SELECT count(*) >= $1 FROM pg_stat_activity WHERE datname = current_database()"
+                " AND query LIKE '%pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()",
+                count,
+            )
+        )
+
+
+async def _no_session_is_left(url: str) -> None:
+    async with Database.open(url) as database, database.acquire() as connection:
+
+        async def gone() -> bool:
+            left = await connection.fetch(
+                "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name <> 'covey' AND pid <> pg_backend_pid()"
+            )
+            assert not left, left
+            return True
+
+        await eventually(gone)
