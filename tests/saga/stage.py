@@ -22,6 +22,8 @@ from covey.testing.replica import Replica, replica
 from covey.work.unit_of_work import Work
 
 TIMEOUT = timedelta(milliseconds=400)
+PATIENCE = timedelta(seconds=30)
+"""Longer than a loaded machine may let a step wait: where nothing is silent, nothing is to be undone for that."""
 
 
 class Reserve(Command, type="stock.reserve.v1", key="saga_id"):
@@ -84,16 +86,21 @@ async def given_up(data: Data, reason: str, work: Work) -> None:
     await work.execute("INSERT INTO ending (how, number) VALUES ('given up', $1)", reason)
 
 
-place = Saga(
-    "place",
-    Data,
-    step(Reserve, undo=Release, timeout=TIMEOUT),
-    step(Hold, undo=Unhold, timeout=TIMEOUT),
-    pivot(Take, timeout=TIMEOUT),
-    retriable(Ship, timeout=TIMEOUT),
-    retriable(noted),
-    compensated=given_up,
-)
+def _saga(name: str, patience: timedelta) -> Saga[Data]:
+    return Saga(
+        name,
+        Data,
+        step(Reserve, undo=Release, timeout=patience),
+        step(Hold, undo=Unhold, timeout=patience),
+        pivot(Take, timeout=TIMEOUT),
+        retriable(Ship, timeout=TIMEOUT),
+        retriable(noted),
+        compensated=given_up,
+    )
+
+
+place = _saga("place", PATIENCE)
+hasty = _saga("hasty", TIMEOUT)
 
 
 @dataclass
@@ -144,10 +151,10 @@ class Stage:
     stock_url: str
     broker: Any
 
-    async def start(self, data: Data | None = None) -> UUID:
+    async def start(self, data: Data | None = None, saga: Saga[Data] = place) -> UUID:
         """Start a saga."""
         async with self.order.transactions.begin() as work:
-            return await place.start(work, data or Data())
+            return await saga.start(work, data or Data())
 
     async def end_of(self, saga_id: UUID) -> str:
         """Wait until a saga has ended; return how."""
@@ -182,7 +189,7 @@ async def on_stage(order_url: str, stock_url: str, broker: Any) -> AsyncIterator
     """Run both services on this broker."""
     participant = Participant()
     async with (
-        replica("order", order_url, broker, sagas=[place]) as order,
+        replica("order", order_url, broker, sagas=[place, hasty]) as order,
         replica("stock", stock_url, broker, [participant.router()]) as stock,
     ):
         async with order.transactions.begin() as work:

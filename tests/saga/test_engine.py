@@ -21,7 +21,7 @@ from covey.saga.saga import Saga
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, replica
 from covey.work.unit_of_work import Work
-from tests.saga.stage import Data, Stage, on_stage, place
+from tests.saga.stage import Data, Stage, hasty, on_stage, place
 
 FORWARD = ["Reserve", "Hold", "Take", "Ship"]
 
@@ -85,7 +85,7 @@ async def test_a_compensatable_step_that_stays_silent_counts_as_done_and_is_undo
 ) -> None:
     stage.participant.script = {silent: ["mute"] * 1_000}
 
-    saga_id = await stage.start()
+    saga_id = await stage.start(saga=hasty)
 
     assert await stage.end_of(saga_id) == "compensated"
     assert await stage.effects(saga_id) == effects
@@ -94,7 +94,7 @@ async def test_a_compensatable_step_that_stays_silent_counts_as_done_and_is_undo
 async def test_a_step_that_succeeds_too_late_is_undone_behind_it(stage: Stage) -> None:
     stage.participant.script = {"Hold": ["late"]}
 
-    saga_id = await stage.start()
+    saga_id = await stage.start(saga=hasty)
 
     assert await stage.end_of(saga_id) == "compensated"
     assert await stage.effects(saga_id) == ["Reserve", "Hold", "Unhold", "Release"]
@@ -117,7 +117,7 @@ async def test_a_silent_pivot_or_forward_step_is_asked_until_it_is_done_and_done
 async def test_a_compensation_that_fails_or_refuses_is_repeated_until_it_succeeds(stage: Stage, stubborn: str) -> None:
     stage.participant.script = {"Take": ["refuse"], stubborn: ["mute", "mute", "refuse", "poison", "mute"]}
 
-    saga_id = await stage.start()
+    saga_id = await stage.start(saga=hasty)
 
     assert await stage.end_of(saga_id) == "compensated"
     assert await stage.effects(saga_id) == ["Reserve", "Hold", "Unhold", "Release"]
@@ -135,7 +135,7 @@ async def test_a_refused_forward_step_is_asked_again_under_a_new_id(stage: Stage
 async def test_a_poisoned_compensatable_step_does_not_strand_its_saga(stage: Stage) -> None:
     stage.participant.script = {"Hold": ["poison"] * 1_000}
 
-    saga_id = await stage.start()
+    saga_id = await stage.start(saga=hasty)
 
     assert await stage.end_of(saga_id) == "compensated"
     assert await stage.effects(saga_id) == ["Reserve", "Unhold", "Release"]
@@ -192,7 +192,7 @@ async def test_a_saga_whose_work_rolls_back_never_was(stage: Stage) -> None:
 
 async def test_a_reply_that_cannot_be_read_is_seen_and_does_not_strand_the_saga(stage: Stage) -> None:
     stage.participant.script = {"Reserve": ["mute"] * 1_000}
-    saga_id = await stage.start()
+    saga_id = await stage.start(saga=hasty)
     waiting = await stage.order.fetchval("SELECT waiting FROM covey.saga WHERE id = $1", saga_id)
 
     await stage.broker.publish([_reply(saga_id, waiting, b"{not json")])
@@ -219,7 +219,7 @@ async def test_many_sagas_with_every_message_duplicated_delayed_and_two_replicas
     async with on_stage(make_database(None), make_database(None), unfaithful) as stage:
         stage.participant.script = {"Take": ["refuse"] * 10, "Hold": ["refuse"] * 10}
         async with (
-            replica("order", stage.order_url, unfaithful, sagas=[place]),
+            replica("order", stage.order_url, unfaithful, sagas=[place, hasty]),
             replica("stock", stage.stock_url, unfaithful, [stage.participant.router()]),
         ):
             ids = [await stage.start() for _ in range(40)]
