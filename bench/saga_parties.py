@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from bench.event_parties import settings_of
 from bench.party import Deed, play
+from covey.ids import new_id
 from covey.message import Command
 from covey.messaging.router import Router
 from covey.saga.definition import pivot, retriable, step
@@ -20,8 +21,14 @@ from covey.saga.saga import Saga
 from covey.service import Parts, Running, Service
 from covey.work.unit_of_work import Work
 
-TABLES = "CREATE TABLE effect (what text NOT NULL, saga_id text NOT NULL, amount bigint NOT NULL)"
-ENDED = "SELECT id FROM covey.saga WHERE id = ANY ($1::uuid[]) AND ended_at IS NOT NULL"
+CHANNEL = "ended"
+TABLES = f"""
+CREATE TABLE effect (what text NOT NULL, saga_id text NOT NULL, amount bigint NOT NULL);
+CREATE FUNCTION tell_end() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_notify('{CHANNEL}', NEW.id::text); RETURN NULL; END $$;
+CREATE TRIGGER tell_end AFTER UPDATE OF ended_at ON covey.saga
+FOR EACH ROW WHEN (NEW.ended_at IS NOT NULL) EXECUTE FUNCTION tell_end();
+"""
 INSERT = "INSERT INTO effect (what, saga_id, amount) VALUES ($1, $2, $3)"
 
 
@@ -137,7 +144,7 @@ def steps() -> Router:
 
 
 class Owner:
-    """Starts sagas, and learns of their end as another process would: by asking the database."""
+    """Starts sagas, and learns of their end as another process would: the database tells of each when it is durable."""
 
     def __init__(self, running: Running) -> None:
         self._database = running.database
@@ -155,15 +162,21 @@ class Owner:
                 await self._one(which, amount)
                 milliseconds.append((time.monotonic() - begun) * 1e3)
 
-        asking = asyncio.create_task(self._ask(0.001 if in_flight == 1 else 0.01))
         begun = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(in_flight):
                 tasks.create_task(one_after_the_other())
-        seconds = time.monotonic() - begun
-        asking.cancel()
-        await asyncio.wait([asking])
-        return {"seconds": seconds, "milliseconds": milliseconds}
+        return {"seconds": time.monotonic() - begun, "milliseconds": milliseconds}
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Hear of the ends of sagas for the length of a block."""
+        connection = await self._database.connect()
+        try:
+            await connection.add_listener(CHANNEL, self._hear)
+            yield
+        finally:
+            await connection.close()
 
     async def start(self, count: int) -> list[str]:
         """Start so many remote sagas at once and return their ids."""
@@ -175,21 +188,16 @@ class Owner:
         return list(await asyncio.gather(*map(one, range(count))))
 
     async def _one(self, which: str, amount: int) -> None:
-        async with self._transactions.begin() as work:
-            saga_id = await SAGAS[which].start(work, Order(amount=amount))
+        saga_id = new_id()
         ended = self._expected[saga_id] = asyncio.get_running_loop().create_future()
+        async with self._transactions.begin() as work:
+            await SAGAS[which].start(work, Order(amount=amount), saga_id)
         await ended
 
-    async def _ask(self, pause_seconds: float) -> None:
-        connection = await self._database.connect()
-        try:
-            statement = await connection.prepare(ENDED)
-            while True:
-                await asyncio.sleep(pause_seconds)
-                for row in await statement.fetch(list(self._expected)):
-                    self._expected.pop(row[0]).set_result(None)
-        finally:
-            await connection.close()
+    def _hear(self, connection: object, process: int, channel: str, payload: str) -> None:
+        expected = self._expected.pop(UUID(payload), None)
+        if expected is not None:
+            expected.set_result(None)
 
 
 @asynccontextmanager
@@ -197,7 +205,8 @@ async def owner(settings: dict[str, Any]) -> AsyncIterator[Mapping[str, Deed]]:
     """Be the service that owns sagas."""
     async with Service("owner", Parts(sagas=list(SAGAS.values()))).running(settings_of(settings)) as running:
         owning = Owner(running)
-        yield {"run": owning.run, "start": owning.start}
+        async with owning.listening():
+            yield {"run": owning.run, "start": owning.start}
 
 
 @asynccontextmanager

@@ -155,6 +155,78 @@ class TestAtomicity:
         assert told == [work]
 
 
+class TestOneStatement:
+    """What is written at the end in one statement, after nothing, is a transaction without another around it."""
+
+    async def test_takes_one_round_trip(self, transactions: Transactions, small_pool: Database) -> None:
+        asked: list[str] = []
+        async with transactions.begin() as work:
+            work.publish(Placed(order="a"))  # asyncpg asks for types the first time
+        async with small_pool.acquire() as connection:
+            connection.add_query_logger(lambda query: asked.append(query.query))
+
+        async with transactions.begin() as work:
+            work.publish(Placed(order="b"))
+            work.publish(Placed(order="c"))
+
+        assert await stored(small_pool) == (0, 3, 3)
+        await eventually(lambda: len(asked) == 2)
+        assert "covey.publish" in asked[0]
+        assert "count(*)" in asked[1]
+
+    async def test_beside_another_is_not_one(self, transactions: Transactions, small_pool: Database) -> None:
+        with pytest.raises(ConstraintViolated):
+            async with transactions.begin() as work:
+                work.defer("INSERT INTO effect VALUES ($1)", 1)
+                work.defer("INSERT INTO effect VALUES ($1 + 0)", 1)
+
+        assert await stored(small_pool) == (0, 0, 0)
+
+    async def test_that_is_refused_when_it_commits_is_an_error(
+        self, transactions: Transactions, small_pool: Database
+    ) -> None:
+        async with transactions.begin() as work:
+            await work.execute("CREATE TABLE late (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+            await work.execute("INSERT INTO late VALUES (1)")
+
+        with pytest.raises(ConstraintViolated):
+            async with transactions.begin() as work:
+                work.defer("INSERT INTO late VALUES ($1)", 1)
+
+        async with transactions.begin() as work:
+            assert await work.fetchval("SELECT count(*) FROM late") == 1
+
+    async def test_after_a_flush_is_part_of_the_transaction(
+        self, transactions: Transactions, small_pool: Database
+    ) -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with transactions.begin() as work:
+                work.publish(Placed(order="a"))
+                await work.flush()
+                raise ZeroDivisionError
+
+        assert await stored(small_pool) == (0, 0, 0)
+
+    async def test_cancelled_at_any_point_leaves_nothing_or_everything(
+        self, transactions: Transactions, small_pool: Database
+    ) -> None:
+        async def work_once() -> None:
+            async with transactions.begin() as work:
+                work.publish(Placed(order="a"))
+                work.publish(Placed(order="b"))
+
+        before = 0
+        async for point in every_interruption(work_once):
+            _, messages, pending = await stored(small_pool)
+            assert messages == pending
+            assert messages in (before, before + 2), point
+            assert not point.completed or messages == before + 2
+            await eventually(lambda: _idle(small_pool))
+            before = messages
+
+        assert before > 0
+
+
 class TestAFailedTransaction:
     async def test_whose_error_was_caught_does_not_commit_in_silence(
         self, transactions: Transactions, small_pool: Database

@@ -115,10 +115,10 @@ class SagaEngine:
             return None
         return Done() if reply.outcome == "done" else NotDone(reply.reason or "refused without a reason")
 
-    def _observe(self, saga: Definition[Any], record: Record, before: State, since: datetime) -> None:
+    def _observe(self, saga: Definition[Any], record: Record, before: State, since: datetime | None) -> None:
         """Record the step that is over: a span from its asking to its outcome, by the database's clock."""
         outcome = type(record.state).__name__.lower()
-        spent = max(0.0, (record.now - since).total_seconds())
+        spent = max(0.0, (record.now - since).total_seconds()) if record.now and since else 0.0
         self._steps.observe(spent, (saga.name, outcome))
         if isinstance(record.state, (Completed, Compensated)) and not isinstance(before, (Completed, Compensated)):
             self._ended.add((saga.name, outcome))

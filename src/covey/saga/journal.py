@@ -22,7 +22,7 @@ _HISTORY = "SELECT step, what, detail, at, message_id FROM covey.saga_log WHERE 
 class Record:
     """A saga as its row has it. `waiting` is the command id whose reply it waits for, until `deadline`.
 
-    `now` is the database's time when it was read.
+    `now` is the database's time when it was read; None for one that is being started and has nothing to time.
     """
 
     id: UUID
@@ -32,9 +32,9 @@ class Record:
     waiting: UUID | None
     data: dict[str, Any]
     logged: int
-    moved_at: datetime
+    moved_at: datetime | None
     deadline: datetime | None
-    now: datetime
+    now: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

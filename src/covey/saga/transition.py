@@ -49,7 +49,7 @@ class Transition:
         self._saga = saga
         self._work = work
         self.record = record
-        left = record.deadline - record.now if record.deadline is not None else None
+        left = record.deadline - record.now if record.deadline and record.now else None
         self.wait_seconds = left.total_seconds() if left is not None else None
 
     async def begin(self) -> None:
@@ -139,6 +139,7 @@ class Transition:
         record.waiting = self._action_id()
         headers = {REPLY_TO: self._work.service, COMMAND_ID: str(record.waiting)}
         if deadline is not None:
+            assert record.now is not None
             headers[DEADLINE] = (record.now + deadline).isoformat()
         message = self._work.publish(command.model_validate(record.data | {SAGA_ID: record.id}), headers)
         self.wait_seconds = timeout.total_seconds() if attempts == 0 else self._pause(record.state, timeout)
@@ -158,7 +159,7 @@ class Transition:
                 type=f"{service}.saga-step.v1",
                 key=str(record.id),
                 source=service,
-                time=record.now,
+                time=self._work.clock.now(),
                 body=b"{}",
                 kind="event",
                 stream=service,

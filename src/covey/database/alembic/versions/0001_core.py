@@ -463,7 +463,7 @@ BEGIN
     INSERT INTO covey.saga (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged,
                             moved_at, deadline, ended_at)
     SELECT u.id, u.name, u.version, u.status, u.step, u.attempts, u.refusals, u.waiting, u.data, u.reason, u.logged,
-           u.moved, clock_timestamp() + u.wait, u.ended
+           coalesce(u.moved, clock_timestamp()), clock_timestamp() + u.wait, u.ended
     FROM unnest(p_ids, p_names, p_versions, p_statuses, p_steps, p_attempts, p_refusals, p_waiting, p_data, p_reasons,
                 p_logged, p_moved, p_waits, p_ended)
          AS u (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved, wait, ended);
@@ -507,7 +507,9 @@ CREATE FUNCTION covey.log_sagas(
 ) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
 BEGIN
     INSERT INTO covey.saga_log (saga_id, n, step, what, message_id, detail, at)
-    SELECT * FROM unnest(p_ids, p_ns, p_steps, p_whats, p_messages, p_details, p_times);
+    SELECT u.saga_id, u.n, u.step, u.what, u.message, u.detail, coalesce(u.time, clock_timestamp())
+    FROM unnest(p_ids, p_ns, p_steps, p_whats, p_messages, p_details, p_times)
+         AS u (saga_id, n, step, what, message, detail, time);
 END $$;
 """
 
