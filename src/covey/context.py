@@ -7,11 +7,11 @@ W3C Trace Context (https://www.w3.org/TR/trace-context/) gives the form of the t
 
 from __future__ import annotations
 
-import os
 import re
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from random import getrandbits
 from uuid import UUID
 
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -101,15 +101,14 @@ def parse_traceparent(value: str | None) -> Trace | None:
 
 
 def _new_trace() -> Trace:
-    random = os.urandom(24)  # one system call, not two: this is on the path of every request
-    return Trace(int.from_bytes(random[:16], "big") | 1, int.from_bytes(random[16:], "big") | 1)
+    return Trace(new_trace_id(), new_span_id())
 
 
 def new_trace_id() -> int:
-    """Return 128 random bits, never zero."""
-    return int.from_bytes(os.urandom(16), "big") | 1
+    """Return 128 random bits, never zero. They need not be unguessable, and a copy of the process draws others."""
+    return getrandbits(128) | 1
 
 
 def new_span_id() -> int:
     """Return 64 random bits, never zero."""
-    return int.from_bytes(os.urandom(8), "big") | 1
+    return getrandbits(64) | 1

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -105,3 +107,18 @@ def test_without_a_collector_only_the_last_spans_are_kept() -> None:
             pass
 
     assert [span.name for span in tracer.recent] == [f"span {number}" for number in range(15, 25)]
+
+
+COPY = """
+import os
+from covey.context import new_trace_id
+if os.fork():
+    os.wait()
+print(new_trace_id(), flush=True)
+"""
+
+
+def test_a_copy_of_a_process_draws_other_ids_than_its_original() -> None:
+    printed = subprocess.run([sys.executable, "-c", COPY], check=True, capture_output=True, text=True).stdout.split()
+
+    assert len(set(printed)) == 2

@@ -73,7 +73,7 @@ class Relay:
 
     async def _publish_all(self) -> None:
         """Read, publish, mark and read the next, on one connection until that fails."""
-        # Its commits need not be on disk when they are answered: what was published and is forgotten is published again.
+        # Its commits need not be on disk when they are answered: what it forgets to have published is published again.
         connection = await self._database.connect(application_name="covey relay", synchronous_commit="off")
         vacuum = asyncio.create_task(self._vacuum(), name="vacuum of the queues")
         try:
