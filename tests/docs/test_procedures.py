@@ -105,7 +105,7 @@ async def test_what_a_broker_has_lost_is_published_again_and_handled_once(
         await client.jetstream().delete_stream(f"{system_name}-order")
         await client.close()
 
-        await eventually(lambda: "ends at 0" in lost(ledger), timedelta(seconds=20))
+        await eventually(lambda: "was deleted and made anew" in lost(ledger), timedelta(seconds=20))
         await place(order, 2)
         await set_back(ledger)
         assert await republish(order.database, began) >= 5

@@ -10,7 +10,7 @@ import pytest
 from covey.local.engines.embedded import Engines
 from covey.messaging.brokers.memory import MemoryBroker, MemoryLogs
 from covey.messaging.brokers.nats import NatsBroker
-from covey.testing.broker_contract import BrokerContract, DropBefore
+from covey.testing.broker_contract import BrokerContract, Delete, DropBefore
 
 
 class TestMemoryBroker(BrokerContract):
@@ -31,6 +31,13 @@ class TestMemoryBroker(BrokerContract):
 
         return drop
 
+    @pytest.fixture
+    def delete(self, logs: MemoryLogs) -> Delete:
+        async def delete(stream: str) -> None:
+            logs.delete(stream)
+
+        return delete
+
 
 class TestNatsBroker(BrokerContract):
     """On a real server."""
@@ -47,4 +54,14 @@ class TestNatsBroker(BrokerContract):
             await client.jetstream().purge_stream(f"{system_name}-{stream}", seq=sequence)
 
         yield drop
+        await client.close()
+
+    @pytest.fixture
+    async def delete(self, covey_engines: Engines, system_name: str) -> AsyncIterator[Delete]:
+        client = await nats.connect(covey_engines.nats_url)
+
+        async def delete(stream: str) -> None:
+            await client.jetstream().delete_stream(f"{system_name}-{stream}")
+
+        yield delete
         await client.close()

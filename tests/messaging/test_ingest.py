@@ -311,16 +311,48 @@ class TestThePosition:
             assert "read up to 5" in shop.messaging.observation.history_lost["feed"]
             assert await effects(shop) == list(range(5))
 
-    async def test_beyond_the_end_of_the_stream_is_an_alarm_too(self, feed: Feed, shop_url: str) -> None:
-        async with replica("shop", shop_url, feed.broker, [keeping()]) as shop:
-            await feed.add("a", range(5))
+    async def test_beyond_the_end_of_the_stream_is_an_alarm_too(self, shop_url: str) -> None:
+        logs = MemoryLogs()
+        broker = MemoryBroker(logs)
+        async with replica("shop", shop_url, broker, [keeping()]) as shop:
+            await Feed(broker).add("a", range(5))
             await handled(shop, 5)
-        restored = Feed(MemoryBroker())
-        await restored.add("a", range(2))
-        async with replica("shop", shop_url, restored.broker, [keeping()]) as shop:
+        logs.lose("feed", after=2)
+        async with replica("shop", shop_url, broker, [keeping()]) as shop:
             await eventually(lambda: "feed" in shop.messaging.observation.history_lost)
 
             assert "has lost messages" in shop.messaging.observation.history_lost["feed"]
+
+    async def test_in_a_stream_that_was_made_anew_is_an_alarm_however_long_that_one_is(self, shop_url: str) -> None:
+        logs = MemoryLogs()
+        broker = MemoryBroker(logs)
+        feed = Feed(broker)
+        async with replica("shop", shop_url, broker, [keeping()]) as shop:
+            await feed.add("a", range(5))
+            await handled(shop, 5)
+        logs.delete("feed")
+        await feed.add("a", range(100, 120))
+        async with replica("shop", shop_url, broker, [keeping()]) as shop:
+            await eventually(lambda: "feed" in shop.messaging.observation.history_lost)
+
+            assert "was deleted and made anew" in shop.messaging.observation.history_lost["feed"]
+            assert await effects(shop) == list(range(5))
+
+    async def test_in_a_stream_that_is_made_anew_while_it_is_read_passes_nothing_over(self, shop_url: str) -> None:
+        logs = MemoryLogs()
+        broker = MemoryBroker(logs)
+        feed = Feed(broker)
+        async with replica("shop", shop_url, broker, [keeping()]) as shop:
+            await feed.add("a", range(5))
+            await handled(shop, 5)
+            logs.delete("feed")
+            await feed.add("a", range(100, 120))
+            await eventually(lambda: "feed" in shop.messaging.observation.history_lost)
+            assert await effects(shop) == list(range(5))
+            await shop.fetch("UPDATE covey.ingest SET sequence = 0 WHERE stream = 'feed'")
+
+            await handled(shop, 25)
+            assert shop.messaging.observation.history_lost == {}
 
     async def test_that_is_lost_alarms_only_the_replica_that_reads(
         self, make_database: Callable[[Path | None], str], shop_url: str

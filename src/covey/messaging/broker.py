@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from covey.message import Envelope, Kind
@@ -41,16 +41,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The sequences that a stream holds now; an empty stream has `first == last + 1`."""
+    """The sequences that a stream holds now; an empty stream has `first == last + 1`.
+
+    `incarnation` tells apart the streams that have had this name: it stays for as long as the stream exists, and one
+    that was deleted and made again has another. A sequence means nothing without it.
+    """
 
     first: int
     last: int
+    incarnation: str = field(default="", compare=False)
 
     def continues(self, position: int) -> bool:
-        """Tell whether a reader that has read up to `position` can go on here and miss nothing.
+        """Tell whether a reader that has read this stream up to `position` can go on here and miss nothing.
 
-        It cannot when later messages were dropped, nor when the stream ends before `position`: then it is another
-        one of the same name, or one that was restored. Both are HistoryLost, which the caller raises.
+        It cannot when later messages were dropped, nor when the stream ends before `position`: then it has lost what
+        it had, or was restored. Both are HistoryLost, which the caller raises, as it does for another incarnation.
         """
         return self.first - 1 <= position <= self.last
 
@@ -70,7 +75,8 @@ class Reader(Protocol):
     async def next(self, limit: int) -> list[Entry]:
         """Wait for at least one message, then return what has arrived, in order, at most `limit`.
 
-        Raises BrokerUnavailable when the connection is lost or a message was missed; open a new reader then.
+        Raises BrokerUnavailable when the connection or the stream is lost or a message was missed; open a new reader
+        then.
         Cancelling it loses nothing. One task at a time may wait.
         """
         ...
@@ -100,7 +106,7 @@ class Broker(Protocol):
         ...
 
     async def extent(self, stream: str) -> Extent:
-        """Return the sequences that the stream holds."""
+        """Return the sequences that the stream holds, and which stream of that name it is."""
         ...
 
     async def close(self) -> None:

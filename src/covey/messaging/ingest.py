@@ -29,6 +29,9 @@ _POSITION = """
 WITH new AS (INSERT INTO covey.ingest (stream, sequence) VALUES ($1, 0) ON CONFLICT DO NOTHING RETURNING sequence)
 SELECT sequence FROM new UNION ALL SELECT sequence FROM covey.ingest WHERE stream = $1
 """
+# Only while nothing of it was read: so an operator who sets the position back accepts the stream that is there.
+_BEGIN = "UPDATE covey.ingest SET incarnation = $2 WHERE stream = $1 AND sequence = 0"
+_INCARNATION = "SELECT incarnation FROM covey.ingest WHERE stream = $1"
 
 IDLE_SECONDS = 10.0
 TURN_SECONDS = 1.0
@@ -95,8 +98,8 @@ class Ingest:
         try:
             with translated():
                 position = int(await connection.fetchval(_POSITION, self.stream))
-            await self._require_history(position)
             async with self._broker.read(self.stream, self._topics, position) as reader:
+                await self._require_history(connection, position)
                 while True:
                     entries = await self._next(reader)
                     upto = entries[-1].sequence if entries else reader.position
@@ -114,9 +117,21 @@ class Ingest:
         except TimeoutError:
             return []
 
-    async def _require_history(self, position: int) -> None:
-        """Raise HistoryLost when the stream no longer fits our position: silence here would be lost events."""
+    async def _require_history(self, connection: Connection, position: int) -> None:
+        """Raise HistoryLost when the stream no longer fits our position: silence here would be lost events.
+
+        Asked once the reader is open: a stream that is made anew from then on ends the reader.
+        """
         extent = await self._broker.extent(self.stream)
+        with translated():
+            if position == 0:
+                await connection.execute(_BEGIN, self.stream, extent.incarnation)
+            known = await connection.fetchval(_INCARNATION, self.stream)
+        if known != extent.incarnation:
+            raise self._lost(
+                f"was deleted and made anew, and this service has read up to {position} of the one before:"
+                " what this one holds up to there would be passed over"
+            )
         if position > 0 and extent.first > position + 1:
             raise self._lost(
                 f"holds messages from {extent.first} on, and this service has read up to {position}:"

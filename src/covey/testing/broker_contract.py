@@ -12,6 +12,11 @@
             async def drop(stream: str, sequence: int) -> None: ...
             return drop
 
+        @pytest.fixture
+        def delete(self) -> Delete:                # what an operator, or the loss of a disk, does to a stream
+            async def delete(stream: str) -> None: ...
+            return delete
+
 Needs pytest-asyncio. What only a broker across a network can get wrong (a server that dies, freezes, or holds
 what others have stored) is tested beside the backend.
 """
@@ -37,6 +42,9 @@ EVENTS = [Topic("event")]
 
 DropBefore = Callable[[str, int], Awaitable[None]]
 """Takes a stream and the first sequence that stays."""
+
+Delete = Callable[[str], Awaitable[None]]
+"""Takes a stream, of which nothing stays."""
 
 
 def event(
@@ -117,6 +125,11 @@ class BrokerContract:
     def drop_before(self) -> DropBefore:
         """Return what makes a stream of that broker forget its messages before a sequence, as its retention does."""
         raise NotImplementedError("a subclass of BrokerContract provides the fixture `drop_before`")
+
+    @pytest.fixture
+    def delete(self) -> Delete:
+        """Return what deletes a stream of that broker with all that it holds."""
+        raise NotImplementedError("a subclass of BrokerContract provides the fixture `delete`")
 
     @pytest.mark.parametrize("number", [1, 2, 31, 32, 1_000, 2_100])
     @pytest.mark.parametrize("keys", [1, 7, 1_000])
@@ -476,6 +489,45 @@ class BrokerContract:
         await drop_before("order", 6)
 
         assert await read_ids(broker, 5, after=2) == [one.id for one in published[5:]]
+
+    async def test_a_stream_keeps_its_incarnation(self, broker: Broker, drop_before: DropBefore) -> None:
+        await broker.ensure_stream("order")
+        first = (await broker.extent("order")).incarnation
+
+        await broker.publish(events(10, keys=1))
+        await drop_before("order", 11)
+        await broker.ensure_stream("order")
+
+        assert first
+        assert (await broker.extent("order")).incarnation == first
+
+    async def test_a_stream_that_is_made_anew_is_another_though_it_holds_as_much(
+        self, broker: Broker, delete: Delete
+    ) -> None:
+        await broker.ensure_stream("order")
+        await broker.publish(events(10, keys=1))
+        before = await broker.extent("order")
+
+        await delete("order")
+        await broker.ensure_stream("order")
+        await broker.publish(events(10, keys=1))
+
+        after = await broker.extent("order")
+        assert after == before
+        assert after.incarnation != before.incarnation
+
+    async def test_a_reader_never_goes_on_in_a_stream_that_was_made_anew(self, broker: Broker, delete: Delete) -> None:
+        await broker.ensure_stream("order")
+        await broker.publish(events(10, keys=1))
+
+        async with broker.read("order", EVENTS, 0) as reader:
+            await read(reader, 10)
+            await delete("order")
+            await broker.ensure_stream("order")
+            await broker.publish(events(20, keys=1))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                with pytest.raises(BrokerUnavailable):
+                    await reader.next(10)
 
     async def test_closing_ends_a_waiting_reader(self, broker: Broker) -> None:
         await broker.ensure_stream("order")

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from covey.errors import BrokerUnavailable, DefinitionError
+from covey.ids import new_id
 from covey.message import Envelope
 from covey.messaging.broker import Entry, Extent, Reader, Topic
 
@@ -26,6 +27,16 @@ class MemoryLogs:
         """Forget the messages before that sequence, as a broker's retention does."""
         log = self._logs[stream]
         log.entries = [entry for entry in log.entries if entry.sequence >= before]
+
+    def lose(self, stream: str, after: int) -> None:
+        """Forget the messages behind that sequence, as a broker does that was restored from a backup."""
+        log = self._logs[stream]
+        log.entries = [entry for entry in log.entries if entry.sequence <= after]
+        log.last = min(log.last, after)
+
+    def delete(self, stream: str) -> None:
+        """Delete a stream, which ends its readers; made again it is another one."""
+        self._logs.pop(stream).wake()
 
 
 class MemoryBroker:
@@ -57,7 +68,7 @@ class MemoryBroker:
     async def extent(self, stream: str) -> Extent:
         """See Broker.extent."""
         log = self._log(stream)
-        return Extent(log.entries[0].sequence if log.entries else log.last + 1, log.last)
+        return Extent(log.entries[0].sequence if log.entries else log.last + 1, log.last, log.incarnation)
 
     async def close(self) -> None:
         """See Broker.close."""
@@ -80,6 +91,7 @@ class _Log:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.last = 0
+        self.incarnation = str(new_id())
         self._changed = asyncio.Event()
 
     def append(self, envelope: Envelope) -> None:
@@ -109,7 +121,8 @@ class _MemoryReader:
     async def next(self, limit: int) -> list[Entry]:
         """See Reader.next."""
         while True:
-            self._broker._check_open()
+            if self._broker._log(self._stream) is not self._log:
+                raise BrokerUnavailable(f"reading {self._stream} ended: the stream was deleted")
             if entries := self._take(limit):
                 return entries
             await self._log.change()

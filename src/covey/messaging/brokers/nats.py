@@ -129,8 +129,9 @@ class NatsBroker:
         """See Broker.extent."""
         jetstream, name = self._connection().jetstream, self._name(stream)
         with translated(f"asking for the extent of {name}"):
-            state = (await jetstream.stream_info(name)).state
-        return Extent(state.first_seq if state.messages else state.last_seq + 1, state.last_seq)
+            info = await jetstream.stream_info(name)
+        state, created = info.state, str(info.created)  # an instant that a restart or a restored backup leaves as it is
+        return Extent(state.first_seq if state.messages else state.last_seq + 1, state.last_seq, created)
 
     async def close(self) -> None:
         """Close the connection; whatever waits for it raises BrokerUnavailable. Closing twice is harmless."""

@@ -72,8 +72,13 @@ END $$;
 
 INBOX = """
 -- How far each stream has been stored. The row moves in the transaction that stores, and only from where its
--- writer believes it to be: a writer that was overtaken changes nothing (H9).
-CREATE TABLE covey.ingest (stream text PRIMARY KEY, sequence bigint NOT NULL);
+-- writer believes it to be: a writer that was overtaken changes nothing (H9). The incarnation says in which of the
+-- streams that have had this name.
+CREATE TABLE covey.ingest (
+    stream      text PRIMARY KEY,
+    sequence    bigint NOT NULL,
+    incarnation text NOT NULL DEFAULT ''
+);
 
 CREATE TABLE covey.inbox (
     position    bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
