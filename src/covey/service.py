@@ -21,6 +21,7 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
 import structlog
@@ -40,6 +41,7 @@ from covey.saga.engine import SagaEngine
 from covey.saga.timers import SagaTimers
 from covey.settings import ServiceSettings, load
 from covey.telemetry.health import Readiness
+from covey.telemetry.redaction import redact_text, text_of
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -94,21 +96,22 @@ class Service(Generic[S]):
         self._settings: type[S] = settings
 
     def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Exits with 0 after a graceful end, with 1 and one line when it cannot start."""
+        """Run until SIGTERM or SIGINT. Exits with 0 after a graceful end, with 1 and one line when it cannot start.
+
+        What the line says is searched for secrets, for an error may quote a setting. The stack is in the log.
+        """
         try:
             settings: S = load(self._settings, self.name)
             uvloop.run(self._serve(settings))
-        except CoveyError as error:
-            sys.exit(f"{self.name}: {error}")
-        except BaseExceptionGroup as group:
-            log.critical("service_failed", exc_info=group)
-            sys.exit(f"{self.name}: {group.exceptions[0]}")
+        except (Exception, BaseExceptionGroup) as error:
+            sys.exit(f"{self.name}: {_last_words(error)}")
 
     @asynccontextmanager
     async def running(self, settings: S, broker: Broker | None = None) -> AsyncIterator[Running]:
         """Have everything but the socket running inside the block: resources, messaging, sagas, the application."""
         async with AsyncExitStack() as stack:
             telemetry = stack.enter_context(Telemetry.open(self._telemetry_options(settings)))
+            stack.push(_log_failure)
             database = await stack.enter_async_context(Database.open(settings.database_url, _pool(self.name, settings)))
             if broker is None:
                 broker = await stack.enter_async_context(_nats(settings))
@@ -165,6 +168,18 @@ class Service(Generic[S]):
             otlp_endpoint=settings.otel_exporter_otlp_endpoint,
             log_level=settings.log_level,
         )
+
+
+def _log_failure(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    """Log what ends the service, while there is a log; a CoveyError says enough in one line."""
+    if isinstance(error, (Exception, BaseExceptionGroup)) and not isinstance(error, CoveyError):
+        log.critical("service_failed", exc_info=error)
+
+
+def _last_words(error: BaseException) -> str:
+    first = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+    name = "" if isinstance(first, CoveyError) else f"{type(first).__name__}: "
+    return redact_text(name + text_of(first))
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -43,6 +44,18 @@ if __name__ == "__main__":
     service.run()
 """
 
+STUBBORN = """
+from contextlib import asynccontextmanager
+from covey.service import Parts, Service
+
+@asynccontextmanager
+async def compose(settings):
+    raise RuntimeError(f"cannot work with {settings.database_url}")
+    yield Parts()
+
+Service("shop", compose).run()
+"""
+
 
 def settings(database_url: str) -> ServiceSettings:
     return ServiceSettings(database_url=database_url, nats_url="nats://unused")
@@ -61,6 +74,7 @@ class Process:
     process: asyncio.subprocess.Process
     url: str
     statuses: list[int] = field(default_factory=list)
+    log: str = ""
 
     async def ready(self) -> None:
         """Wait until it says that it is ready."""
@@ -78,22 +92,23 @@ class Process:
     async def ended(self) -> tuple[int, str]:
         """Wait for its end; return its status and what it wrote to standard error."""
         async with asyncio.timeout(20):
-            _, error = await self.process.communicate()
+            said, error = await self.process.communicate()
         assert self.process.returncode is not None
+        self.log = said.decode()
         return self.process.returncode, error.decode()
 
 
 @asynccontextmanager
-async def started(folder: Path, **environment: str) -> AsyncIterator[Process]:
-    """Start the program above with nothing in its environment but this."""
-    (folder / "shop.py").write_text(PROGRAM)
-    outer = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+async def started(folder: Path, program: str = PROGRAM, **environment: str) -> AsyncIterator[Process]:
+    """Start a program with nothing in its environment but this."""
+    (folder / "shop.py").write_text(program)
+    outer = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "shop.py",
         cwd=folder,
         env=outer | environment,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
@@ -194,6 +209,35 @@ class TestAProcess:
         assert error.startswith("shop: ")
         assert len(error.splitlines()) == 1
         assert "secret-word" not in error
+
+    @pytest.mark.parametrize(
+        "password", ["hunter/two", "hunter?two", "hunter#two", "hunter[two", "hunter:two", "hunter two"]
+    )
+    async def test_shows_no_part_of_the_password_in_a_url_that_it_cannot_use(
+        self, tmp_path: Path, password: str
+    ) -> None:
+        url = f"postgresql://role:{password}@127.0.0.1:1/c"
+        async with started(tmp_path, DATABASE_URL=url, NATS_URL="nats://127.0.0.1:1", PORT="0") as shop:
+            status, error = await shop.ended()
+
+        assert status == 1
+        assert len(error.splitlines()) == 1
+        for part in ("hunter", "two"):
+            assert part not in error + shop.log
+
+    async def test_ended_by_an_error_of_its_own_shows_the_stack_in_its_log_and_no_secret_anywhere(
+        self, database_url: str, tmp_path: Path
+    ) -> None:
+        password = database_url.split(":")[2].split("@")[0]
+        async with started(tmp_path, STUBBORN, DATABASE_URL=database_url, NATS_URL="nats://127.0.0.1:1") as shop:
+            status, error = await shop.ended()
+
+        assert status == 1
+        assert error.startswith("shop: RuntimeError: cannot work with postgresql://")
+        assert len(error.splitlines()) == 1
+        (failed,) = [line for line in map(json.loads, shop.log.splitlines()) if line["event"] == "service_failed"]
+        assert "in compose" in failed["exception"]["frames"][-1]
+        assert password not in error + shop.log
 
     async def test_whose_port_is_taken_ends_with_an_error(
         self, database_url: str, covey_engines: Engines, tmp_path: Path

@@ -25,6 +25,11 @@ Connection = Any  # asyncpg's connections carry no types; `Work` is the typed su
 # Beside the pool a process holds: roles, relay and its vacuum, workers, an ingest for each stream.
 ENGINE_CONNECTIONS = 10
 
+_MALFORMED = (
+    "the database's URL (DATABASE_URL) must read like postgresql://role:password@host:port/database;"
+    " in the password, / is written %2F, and likewise ? # [ ] @ : and %"
+)
+
 CLOSE_SECONDS = 2.0
 """How long work that has a connection may keep the pool from closing."""
 
@@ -66,7 +71,8 @@ class Database:
     async def open(cls, url: str, options: PoolOptions | None = None) -> AsyncIterator[Database]:
         """Connect, check that the server can hold what this process may open, and close everything at the end.
 
-        Raises DatabaseUnavailable when it cannot connect, ConfigurationError when the server grants fewer than `size`.
+        Raises DatabaseUnavailable when it cannot connect, ConfigurationError when the server grants fewer than `size`
+        or when the URL cannot be read.
         """
         database = cls(url, options or PoolOptions())
         try:
@@ -99,13 +105,16 @@ class Database:
         return await self._connect(min(self._options.connect_timeout, self._options.wait), {})
 
     async def _connect(self, within: timedelta, server_settings: dict[str, str]) -> Connection:
-        with translated():
-            return await asyncpg.connect(
-                self._url,
-                timeout=within.total_seconds(),
-                command_timeout=_command_seconds(self._options),
-                server_settings=_server_settings(self._options) | server_settings,
-            )
+        try:
+            with translated():
+                return await asyncpg.connect(
+                    self._url,
+                    timeout=within.total_seconds(),
+                    command_timeout=_command_seconds(self._options),
+                    server_settings=_server_settings(self._options) | server_settings,
+                )
+        except ValueError:  # of urllib or int(), which quote what they could not read: a part of the password, say
+            raise ConfigurationError(_MALFORMED) from None
 
     async def _check_size(self) -> None:
         async with self.acquire() as connection:
