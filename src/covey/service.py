@@ -166,6 +166,7 @@ class Service(Generic[S]):
             version=self.version,
             instance=f"{self.name}-{settings.replica}",
             otlp_endpoint=settings.otel_exporter_otlp_endpoint,
+            otlp_headers=settings.otel_exporter_otlp_headers,
             log_level=settings.log_level,
         )
 

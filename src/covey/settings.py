@@ -10,6 +10,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import unquote
 
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -17,6 +18,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from covey.errors import ConfigurationError
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
 class ServiceSettings(BaseSettings):
@@ -37,6 +40,9 @@ class ServiceSettings(BaseSettings):
     replica: str = Field(default="1", validation_alias=AliasChoices("COVEY_REPLICA", "replica"))
     log_level: str = "INFO"
     otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_headers: Annotated[dict[str, str], NoDecode] = Field(
+        default={}, repr=False, description="sent to the collector: name=value,name=value, as in W3C Baggage"
+    )
 
     pool_size: int = Field(default=10, ge=1, description="connections for requests and handlers, each process")
     pool_wait: timedelta = Field(default=timedelta(seconds=2), description="how long work waits for a connection")
@@ -52,6 +58,12 @@ class ServiceSettings(BaseSettings):
         """Read a bare number as seconds where a span is meant; pydantic takes it for a malformed duration."""
         is_span = cls.model_fields[str(info.field_name)].annotation is timedelta
         return float(value) if is_span and isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+    @field_validator("otel_exporter_otlp_headers", mode="before")
+    @classmethod
+    def _headers(cls, value: object) -> object:
+        """Read the list as the OpenTelemetry specification has it: percent-encoded, spaces around the parts ignored."""
+        return dict(map(_header, filter(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -72,6 +84,13 @@ def load(settings: type[S], service: str) -> S:
             + "\n".join(lines)
             + f"\n`covey up` sets these, and `covey up --without {service}` sets them for one that you start yourself"
         ) from None
+
+
+def _header(member: str) -> tuple[str, str]:
+    name, separator, value = (unquote(part).strip() for part in member.partition("="))
+    if not separator or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+        raise ValueError("it must read like name=value,name=value; other characters are percent-encoded ASCII")
+    return name.lower(), value
 
 
 def _left_by_covey_up(service: str) -> Path | None:

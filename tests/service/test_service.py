@@ -23,6 +23,7 @@ from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.router import Router
 from covey.service import Parts, Service
 from covey.settings import ServiceSettings, load
+from covey.testing.collector import FakeCollector
 from covey.testing.eventually import eventually
 
 PROGRAM = """
@@ -278,6 +279,53 @@ class TestSettings:
 
         for name in ("DATABASE_URL", "NATS_URL", "PORT", "POOL_SIZE"):
             assert name in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("text", "headers"),
+        [
+            ("", {}),
+            ("api-key=abc,x-tenant=shop", {"api-key": "abc", "x-tenant": "shop"}),
+            (" Api-Key = abc , ,x=", {"api-key": "abc", "x": ""}),
+            ("authorization=Basic%20dXNlcjpwYXNz%3D%3D", {"authorization": "Basic dXNlcjpwYXNz=="}),
+            ("authorization=Basic dXNlcjpwYXNz==", {"authorization": "Basic dXNlcjpwYXNz=="}),
+            ("a=1%2C2,a=3", {"a": "3"}),
+        ],
+    )
+    def test_take_headers_for_the_collector_as_opentelemetry_writes_them(
+        self, monkeypatch: pytest.MonkeyPatch, text: str, headers: dict[str, str]
+    ) -> None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", text)
+
+        found = ServiceSettings(database_url="postgresql://unused", nats_url="nats://unused")
+
+        assert found.otel_exporter_otlp_headers == headers
+
+    @pytest.mark.parametrize("text", ["hunter2", "=hunter2", "a b=hunter2", "a=hunter2%0d%0ax-b: c", "a=hunter2%C3%A9"])
+    def test_refuse_headers_that_are_none_without_showing_them(
+        self, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", text)
+
+        with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_HEADERS: .*name=value") as caught:
+            load(ServiceSettings, "shop")
+
+        assert "hunter2" not in str(caught.value)
+
+
+async def test_spans_reach_a_collector_that_asks_for_a_key(database_url: str) -> None:
+    with FakeCollector() as collector:
+        given = settings(database_url).model_copy(
+            update={
+                "otel_exporter_otlp_endpoint": collector.endpoint,
+                "otel_exporter_otlp_headers": {"api-key": "abc"},
+            }
+        )
+        async with Service("shop", Parts()).running(given, MemoryBroker()) as running:
+            with running.telemetry.tracer.span("work"):
+                pass
+
+    assert [span.name for span in collector.spans()] == ["work"]
+    assert collector.headers["api-key"] == "abc"
 
 
 async def _asleep(url: str, count: int) -> bool:

@@ -35,12 +35,13 @@ class FakeCollector:
     """Listens on a port of 127.0.0.1 while it is entered, and keeps what it is sent.
 
     `answer` is the status it gives from now on: set it to 503 and spans are refused, as by a collector that
-    is overloaded; what it refuses it does not keep.
+    is overloaded; what it refuses it does not keep. `headers` are those of the last request that it took.
     """
 
     def __init__(self, port: int = 0) -> None:
         self.answer = 200
         self.bodies: list[bytes] = []
+        self.headers: dict[str, str] = {}
         self.refused = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
@@ -75,6 +76,7 @@ def _handler(collector: FakeCollector) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers["content-length"]))
             if collector.answer == 200 and self.path == "/v1/traces":
                 collector.bodies.append(body)
+                collector.headers = {name.lower(): value for name, value in self.headers.items()}
             else:
                 collector.refused += 1
             content = ExportTraceServiceResponse().SerializeToString()
