@@ -8,15 +8,22 @@
     │   ├── Forbidden            known, but not allowed (HTTP 403)
     │   ├── NotFound             no such thing (HTTP 404)
     │   ├── Conflict             it contradicts the present state (HTTP 409)
-    │   │   └── ConstraintViolated   a constraint of the database forbids it
-    │   └── TooLarge             over a stated limit (HTTP 413)
+    │   │   ├── ConstraintViolated   a constraint of the database forbids it
+    │   │   ├── InProgress       a request with this idempotency key is being handled [work.idempotency]
+    │   │   └── AlreadyRunning   another process runs this system [local.state]
+    │   ├── TooLarge             over a stated limit (HTTP 413)
+    │   └── TooSlow              the body did not arrive in time (HTTP 408) [http.body]
     ├── Unavailable              nobody's fault that a retry could not cure (HTTP 503)
     │   ├── DatabaseUnavailable  PostgreSQL refused, vanished or timed out
     │   ├── Contention           a deadlock or a lock held by another transaction; try at once
     │   ├── PoolExhausted        no connection became free within the budget
     │   ├── BrokerUnavailable    the broker refused, vanished or timed out: the outcome is unknown
     │   ├── DependencyUnavailable  another service or a provider did not answer: the outcome is unknown
-    │   └── DeadlineExceeded     the time given for this work is over (HTTP 504)
+    │   ├── DeadlineExceeded     the time given for this work is over (HTTP 504)
+    │   ├── NotHere              another replica can handle this message, this one cannot [messaging.failure]
+    │   │   └── DefinitionUnknown  it does not have the saga's definition [saga.engine]
+    │   ├── EngineFailed         an engine does not start [local.engines.engine]
+    │   └── StartFailed          a process died again and again before it was up [local.unit]
     └── Defect                   ours; only a change of code or configuration cures it (HTTP 500)
         ├── ConfigurationError   a setting is missing or contradicts another
         ├── DefinitionError      a saga, router or message was declared wrongly
@@ -25,7 +32,8 @@
         ├── HistoryLost          the broker no longer holds messages that we have not read
         └── Fenced               another owner has taken over; this one must stop
 
-Vendor exceptions are translated where the vendor is called; a test per seam shows that none leaks.
+What one module alone raises is defined there, in brackets. Vendor exceptions are translated where the vendor is called;
+a test per seam shows that none leaks.
 """
 
 from __future__ import annotations
