@@ -6,7 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from covey.messaging.retention import IDEMPOTENCY_AGE, INBOX_AGE, OUTBOX_AGE, STREAM_MAX_AGE
+from covey.messaging.broker import STREAM_MAX_AGE
+from covey.messaging.retention import IDEMPOTENCY_AGE, INBOX_AGE, OUTBOX_AGE
 from tests.docs.pages import ROOT
 
 _METRIC = re.compile(r"[a-z]+(_[a-z]+)+")

@@ -19,7 +19,7 @@ from nats.js.api import ConsumerInfo
 from covey.errors import BrokerUnavailable, ConfigurationError, DefinitionError, TooLarge
 from covey.ids import derived_id
 from covey.local.engines.embedded import Engines
-from covey.messaging.broker import Extent, Topic
+from covey.messaging.broker import STREAM_MAX_AGE, Extent, Topic
 from covey.messaging.brokers.nats import NatsBroker
 from covey.messaging.brokers.nats_connection import address_of, translated
 from covey.messaging.cloud_events import to_headers
@@ -244,7 +244,7 @@ class TestStreams:
 
         assert config.subjects == [f"{system_name}.order.>"]
         assert (config.storage, config.discard, config.allow_atomic) == ("file", "new", True)
-        assert (config.max_age, config.duplicate_window) == (7 * 86_400, 120)
+        assert (config.max_age, config.duplicate_window) == (STREAM_MAX_AGE.total_seconds(), 120)
 
     async def test_a_message_is_stored_under_its_kind_name_and_version(
         self, broker: NatsBroker, client: Client, name: str, system_name: str

@@ -10,10 +10,11 @@ import pytest
 
 from covey.database.pool import Database
 from covey.local.engines.embedded import Engines
+from covey.messaging.broker import STREAM_MAX_AGE
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.brokers.nats import NatsBroker
 from covey.messaging.options import MessagingOptions
-from covey.messaging.retention import BATCH, INBOX_AGE, OUTBOX_AGE, RULES, STREAM_MAX_AGE, Retention
+from covey.messaging.retention import BATCH, INBOX_AGE, OUTBOX_AGE, RULES, Retention
 from covey.messaging.router import Router
 from covey.testing.replica import Replica, ReplicaOptions, replica
 from covey.work.unit_of_work import Work

@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
 from covey.message import Envelope, Kind
+
+STREAM_MAX_AGE = timedelta(days=7)
+"""So long a stream that covey makes keeps a message; what outboxes and inboxes remember follows from it."""
 
 
 @dataclass(frozen=True, slots=True)

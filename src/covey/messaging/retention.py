@@ -13,8 +13,8 @@ from datetime import timedelta
 
 from covey.database.errors import translated
 from covey.database.pool import Database
+from covey.messaging.broker import STREAM_MAX_AGE
 
-STREAM_MAX_AGE = timedelta(days=7)
 OUTBOX_AGE = STREAM_MAX_AGE
 INBOX_AGE = OUTBOX_AGE + STREAM_MAX_AGE + timedelta(days=1)
 IDEMPOTENCY_AGE = timedelta(hours=24)

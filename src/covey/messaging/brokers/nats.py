@@ -21,7 +21,7 @@ from nats.js.errors import BadRequestError
 
 from covey.errors import BrokerUnavailable, ConfigurationError, DefinitionError, TooLarge
 from covey.message import Envelope
-from covey.messaging.broker import Extent, Reader, Topic
+from covey.messaging.broker import STREAM_MAX_AGE, Extent, Reader, Topic
 from covey.messaging.brokers.nats_connection import Connection, address_of, translated
 from covey.messaging.brokers.nats_publisher import BATCH_HEADER_BYTES, Outgoing, Publisher
 from covey.messaging.brokers.nats_reader import NatsReader
@@ -79,7 +79,7 @@ class NatsBroker:
             subjects=subjects,
             storage=StorageType.FILE,
             discard=DiscardPolicy.NEW,
-            max_age=timedelta(days=7).total_seconds(),
+            max_age=STREAM_MAX_AGE.total_seconds(),
             duplicate_window=timedelta(minutes=2).total_seconds(),
             allow_atomic=True,
         )
