@@ -37,6 +37,7 @@ class Reserve(Command, type="participant.reserve.v1", key="saga_id"):
 
     saga_id: UUID
     amount: int
+    writes: bool
 
 
 class Authorize(Command, type="participant.authorize.v1", key="saga_id"):
@@ -44,6 +45,7 @@ class Authorize(Command, type="participant.authorize.v1", key="saga_id"):
 
     saga_id: UUID
     amount: int
+    writes: bool
 
 
 class Capture(Command, type="participant.capture.v1", key="saga_id"):
@@ -51,6 +53,7 @@ class Capture(Command, type="participant.capture.v1", key="saga_id"):
 
     saga_id: UUID
     amount: int
+    writes: bool
 
 
 class Ship(Command, type="participant.ship.v1", key="saga_id"):
@@ -58,6 +61,7 @@ class Ship(Command, type="participant.ship.v1", key="saga_id"):
 
     saga_id: UUID
     amount: int
+    writes: bool
 
 
 class Undo(Command, type="participant.undo.v1", key="saga_id"):
@@ -67,9 +71,10 @@ class Undo(Command, type="participant.undo.v1", key="saga_id"):
 
 
 class Order(BaseModel):
-    """The data of the sagas."""
+    """The data of the sagas. `writes`: each step in the other process writes a row."""
 
     amount: int
+    writes: bool = False
 
 
 REMOTE = Saga("remote", Order, step(Reserve, undo=Undo), step(Authorize, undo=Undo), pivot(Capture), retriable(Ship))
@@ -132,11 +137,12 @@ async def _write(work: Work, what: str, amount: int) -> None:
 
 
 def steps() -> Router:
-    """Return the participant's handlers: each writes a row."""
+    """Return the participant's handlers."""
     router = Router()
 
     async def handle(command: Any, work: Work) -> None:
-        await work.execute(INSERT, command.message_type, str(command.saga_id), command.amount)
+        if command.writes:
+            await work.execute(INSERT, command.message_type, str(command.saga_id), command.amount)
 
     for command in (Reserve, Authorize, Capture, Ship):
         router.on(command)(handle)
@@ -151,7 +157,7 @@ class Owner:
         self._transactions = running.messaging.transactions
         self._expected: dict[UUID, asyncio.Future[None]] = {}
 
-    async def run(self, which: str, count: int, in_flight: int) -> dict[str, Any]:
+    async def run(self, which: str, count: int, in_flight: int, writes: bool = False) -> dict[str, Any]:
         """Run `count` sagas, `in_flight` at a time; return the seconds for all, and for each its milliseconds."""
         milliseconds: list[float] = []
         amounts = iter(range(count))
@@ -159,7 +165,7 @@ class Owner:
         async def one_after_the_other() -> None:
             for amount in amounts:
                 begun = time.monotonic()
-                await self._one(which, amount)
+                await self._one(which, Order(amount=amount, writes=writes))
                 milliseconds.append((time.monotonic() - begun) * 1e3)
 
         begun = time.monotonic()
@@ -187,11 +193,11 @@ class Owner:
 
         return list(await asyncio.gather(*map(one, range(count))))
 
-    async def _one(self, which: str, amount: int) -> None:
+    async def _one(self, which: str, order: Order) -> None:
         saga_id = new_id()
         ended = self._expected[saga_id] = asyncio.get_running_loop().create_future()
         async with self._transactions.begin() as work:
-            await SAGAS[which].start(work, Order(amount=amount), saga_id)
+            await SAGAS[which].start(work, order, saga_id)
         await ended
 
     def _hear(self, connection: object, process: int, channel: str, payload: str) -> None:
