@@ -37,6 +37,17 @@ class Noted(Event, type="shop.noted.v1", key="name"):
     n: int
 
 
+class Counted(Event, type="feed.counted.v1"):
+    counts: dict[str, int]
+
+
+class Untold(Exception):
+    """An error that fails to say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 def quick(**changes: object) -> ReplicaOptions:
     """Options with little patience, changed as asked."""
     given = {
@@ -159,6 +170,40 @@ class TestPoison:
                 assert await effects(shop, f"good {k}") == list(range(10))
             assert (await holds(shop))["poison"][1] == MessagingOptions().max_attempts
             assert await unhandled(shop) == 7
+
+    @pytest.mark.parametrize("error", [ValueError("half an emoji: \ud83d"), ValueError("a NUL: \0"), Untold()])
+    async def test_whose_error_cannot_be_stored_or_told_stops_nothing_else(
+        self, memory_broker: MemoryBroker, feed: Feed, shop_url: str, error: Exception
+    ) -> None:
+        router = Router()
+
+        @router.on(Added)
+        async def handle(message: Added, work: Work) -> None:
+            if message.name == "poison":
+                raise error
+            await keep(message, work)
+
+        async with replica("shop", shop_url, memory_broker, [router], options=quick()) as shop:
+            await feed.publish([feed.envelope(key, 1) for key in ("poison", *(f"good {k}" for k in range(32)))])
+            await handled(shop, 32)
+
+            assert (await dead(shop))["poison"].startswith(type(error).__name__)
+
+    async def test_with_a_nul_where_it_does_not_parse_stops_nothing_else(
+        self, memory_broker: MemoryBroker, feed: Feed, shop_url: str
+    ) -> None:
+        """The reason of such a dead letter says where: in JSON that may be a key with a NUL in it."""
+        router = keeping()
+
+        @router.on(Counted)
+        async def handle(message: Counted, work: Work) -> None: ...
+
+        poison = feed.envelope("poison", 1, type="feed.counted.v1", body=b'{"counts": {"\\u0000": "many"}}')
+        async with replica("shop", shop_url, memory_broker, [router], options=quick()) as shop:
+            await feed.publish([poison, *(feed.envelope(f"good {k}", 1) for k in range(32))])
+            await handled(shop, 32)
+
+            assert "counts.␀" in (await dead(shop))["poison"]
 
     async def test_is_tried_with_growing_pauses_and_then_given_up(
         self, memory_broker: MemoryBroker, feed: Feed, shop_url: str

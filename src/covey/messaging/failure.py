@@ -12,6 +12,8 @@ from covey.errors import Unavailable
 from covey.message import Message
 from covey.messaging.delivery import Delivery
 from covey.messaging.options import MessagingOptions
+from covey.messaging.storable import clean
+from covey.telemetry.redaction import text_of
 
 
 class Dead(Exception):
@@ -65,12 +67,13 @@ def judge(delivery: Delivery, error: Exception, options: MessagingOptions, patie
 
     A `patient` message is retried for ever, unless it can never be handled as it is.
     """
-    text = f"{type(error).__name__}: {error}"[:2_000].replace("\x00", "")
+    said = text_of(error) if isinstance(error, Dead) else f"{type(error).__name__}: {text_of(error)}"
+    text = clean(said[:2_000])  # it may quote what came: were it not storable, nobody could set the message aside
     if isinstance(error, NotHere):
         return Failure(delivery, text, error.retry_after or options.backoff, delivery.attempts)
     attempts = delivery.attempts + 1
     if isinstance(error, Dead):
-        return Failure(delivery, str(error), None, attempts)
+        return Failure(delivery, text, None, attempts)
     retryable = patient or getattr(error, "retryable", False)
     after = options.delay(attempts) if retryable or attempts < options.max_attempts else None
     return Failure(delivery, text, after, attempts)

@@ -22,12 +22,17 @@ def storable(envelope: Envelope) -> Envelope:
         return envelope
     return replace(
         envelope,
-        type=_clean(envelope.type),
-        key=_clean(envelope.key)[:MAX_KEY_LENGTH],
-        source=_clean(envelope.source),
+        type=clean(envelope.type),
+        key=clean(envelope.key)[:MAX_KEY_LENGTH],
+        source=clean(envelope.source),
         time=envelope.time if _fits(envelope.time) else _NEVER,
-        headers={_clean(name): _clean(value) for name, value in envelope.headers.items()} | {UNREADABLE: reason},
+        headers={clean(name): clean(value) for name, value in envelope.headers.items()} | {UNREADABLE: reason},
     )
+
+
+def clean(text: str) -> str:
+    """Return the text with what PostgreSQL cannot hold made visible: NUL characters and lone surrogates."""
+    return text.replace("\x00", "␀").encode(errors="replace").decode()
 
 
 def _obstacle(envelope: Envelope) -> str | None:
@@ -42,10 +47,6 @@ def _obstacle(envelope: Envelope) -> str | None:
     if len(envelope.key) > MAX_KEY_LENGTH:
         return f"the key has {len(envelope.key):,} characters, {MAX_KEY_LENGTH:,} are allowed"
     return None if _fits(envelope.time) else "the time is no instant that a clock could show"
-
-
-def _clean(text: str) -> str:
-    return text.replace("\x00", "␀").encode(errors="replace").decode()
 
 
 def _fits(time: datetime) -> bool:
