@@ -99,6 +99,6 @@ SCENARIOS = (
         lines={"Stoneware mug": 1},
         token="tok_timeout_after_charge",
         status="rejected",
-        reason="did not answer in time",
+        reason="authorizing the payment: no answer in time",
     ),
 )

@@ -44,6 +44,21 @@ def not_async(data: Data, work: Work) -> None:
     """Stand for a mistake."""
 
 
+async def void_SEPAMandate_2(data: Data, work: Work) -> None:
+    """Stand for a name of several kinds of words."""
+
+
+def test_a_step_is_called_in_reasons_what_its_label_says_or_else_its_name_in_words() -> None:
+    assert step(Reserve, label="reserving the goods").label == "reserving the goods"
+    assert pivot(Charge, label="taking the money").label == "taking the money"
+    assert retriable(confirm, label="confirming").label == "confirming"
+    assert [s.label for s in (step(ByOrder), pivot(confirm), retriable(void_SEPAMandate_2))] == [
+        "by order",
+        "confirm",
+        "void sepa mandate 2",
+    ]
+
+
 def test_steps_that_can_be_undone_then_a_pivot_then_forward_steps_are_a_saga() -> None:
     saga = Saga("place", Data, step(Reserve, undo=Release), pivot(Charge), retriable(confirm))
 

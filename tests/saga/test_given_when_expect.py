@@ -115,6 +115,17 @@ async def test_an_authorization_that_nobody_answered_is_voided_too() -> None:
     assert not run.last.expires
 
 
+async def test_the_reason_of_a_silence_says_in_words_which_step_it_was() -> None:
+    run = given(place_order, PlaceOrder(pieces=1))
+    await run.starts()
+    await run.when_done()
+    await run.when_silent()
+    await run.when_done()
+    await run.when_done()
+
+    assert run.work.executed[-1] == ("UPDATE orders SET reason = $1", ("authorize payment: no answer in time",))
+
+
 async def test_a_capture_that_nobody_answered_is_asked_again_under_its_id_and_never_undone() -> None:
     run = given(place_order, PlaceOrder(pieces=1))
     await run.starts()

@@ -63,8 +63,8 @@ async def give_order_up(data: PlaceOrder, reason: str, work: Work) -> None:
 place_order = Saga(
     "place-order",
     PlaceOrder,
-    step(ReserveStock, undo=ReleaseStock, timeout=timedelta(seconds=10)),
-    step(AuthorizePayment, undo=VoidAuthorization, timeout=timedelta(seconds=10)),
+    step(ReserveStock, undo=ReleaseStock, timeout=timedelta(seconds=10), label="reserving the goods"),
+    step(AuthorizePayment, undo=VoidAuthorization, timeout=timedelta(seconds=10), label="authorizing the payment"),
     pivot(CapturePayment),
     retriable(confirm_order),
     compensated=give_order_up,

@@ -17,6 +17,7 @@ order, and that the saga's data can fill every command, is checked here, when th
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,13 +44,15 @@ class Step:
     """One step: a command to a service, or a function that runs in the saga's own transaction.
 
     `timeout` is how long an answer is waited for. A compensatable step that has not answered by then is undone, as
-    if it had happened; any other is asked again, with the same command id, for as long as it takes.
+    if it had happened; any other is asked again, with the same command id, for as long as it takes. `label` is what
+    the step is called in reasons, which people outside may read.
     """
 
     kind: StepKind
     action: Action
     undo: Action | None
     timeout: timedelta
+    label: str
 
     @property
     def name(self) -> str:
@@ -57,22 +60,29 @@ class Step:
         return name_of_action(self.action)
 
 
-def step(action: Action, *, undo: Action | None = None, timeout: timedelta = timedelta(seconds=30)) -> Step:
-    """Declare a step that can be undone; without `undo` there is nothing to undo."""
-    return Step("compensatable", action, undo, timeout)
+TIMEOUT = timedelta(seconds=30)
 
 
-def pivot(action: Action, *, timeout: timedelta = timedelta(seconds=30)) -> Step:
+def step(action: Action, *, undo: Action | None = None, timeout: timedelta = TIMEOUT, label: str = "") -> Step:
+    """Declare a step that can be undone; without `undo` there is nothing to undo.
+
+    `label` stands before the colon in a reason, `authorizing the payment: no answer in time`; without one the words of
+    the action's name do. The same is true of `pivot` and `retriable`.
+    """
+    return Step("compensatable", action, undo, timeout, label or words_of(action))
+
+
+def pivot(action: Action, *, timeout: timedelta = TIMEOUT, label: str = "") -> Step:
     """Declare the step that decides: refused, the saga compensates; done, it only goes forward. Never compensated.
 
     While its outcome is unknown it is asked again with the same command id, until the answer is definite.
     """
-    return Step("pivot", action, None, timeout)
+    return Step("pivot", action, None, timeout, label or words_of(action))
 
 
-def retriable(action: Action, *, timeout: timedelta = timedelta(seconds=30)) -> Step:
+def retriable(action: Action, *, timeout: timedelta = TIMEOUT, label: str = "") -> Step:
     """Declare a step that only goes forward: repeated, with growing pauses, until it is done."""
-    return Step("retriable", action, None, timeout)
+    return Step("retriable", action, None, timeout, label or words_of(action))
 
 
 class Definition(Generic[D]):
@@ -151,3 +161,9 @@ def is_command(action: Action) -> TypeGuard[type[Command]]:
 def name_of_action(action: Action) -> str:
     """Return what an action is called in the history: its class or function name."""
     return str(getattr(action, "__name__", action))
+
+
+def words_of(action: Action) -> str:
+    """Return the words of an action's name: `AuthorizePayment` and `authorize_payment` give `authorize payment`."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name_of_action(action))
+    return " ".join(words).lower() or name_of_action(action)

@@ -126,13 +126,13 @@ def _running(saga: Definition[Any], state: Running, given: Input) -> tuple[State
             return _undo(saga, state.step - 1, reason), Perform()
         case Silent():
             if can_undo:
-                reason = f"{saga.steps[state.step].name} did not answer in time"
+                reason = f"{saga.steps[state.step].label}: no answer in time"
                 return _undo(saga, last_possible, reason), Perform()
             return replace(state, attempts=state.attempts + 1), Again()
         case Cancel(reason):
             if can_undo:
                 return _undo(saga, last_possible, reason), Perform()
-            return state, Nothing("too late to cancel: the pivot has been asked for")
+            return state, Nothing(f"too late to cancel: {saga.steps[saga.pivot_index].label} has been asked for")
         case _:
             assert_never(given)
 

@@ -125,7 +125,7 @@ class Transition:
 
     async def _run(self, action: Any, declared: Step) -> Input:
         if self._exhausted and isinstance(self.record.state, Running) and declared.kind == "compensatable":
-            return NotDone(f"{declared.name} kept failing; the log says why")
+            return NotDone(f"{declared.label}: it kept failing")
         result = await action(self._data(), self._work)
         if isinstance(result, Refused):
             return NotDone(result.reason)
