@@ -74,6 +74,7 @@ class Data(BaseModel):
 
     pieces: int = 1
     number: str = ""
+    weight: float = 1.0
 
 
 async def noted(data: Data, work: Work) -> None:
@@ -107,8 +108,9 @@ hasty = _saga("hasty", TIMEOUT)
 class Participant:
     """Does as it is told. `script` holds, for each command, what the next attempts do; then it obeys.
 
-    `refuse` answers no; `mute` stays silent until the command expires or, without a deadline, until the script goes
-    on; `poison` raises what no retry can cure; `late` obeys, after the saga has lost its patience.
+    `refuse` answers no; `garble` answers with what no database stores; `mute` stays silent until the command expires
+    or, without a deadline, until the script goes on; `poison` raises what no retry can cure; `late` obeys, after the
+    saga has lost its patience.
     """
 
     script: dict[str, list[str]] = field(default_factory=dict)
@@ -128,6 +130,8 @@ class Participant:
             match behaviour:
                 case "refuse":
                     return Refused(reason=f"no {name}")
+                case "garble":
+                    return Held(number="7\0") if name == "Hold" else Refused(reason=f"no {name}\0")
                 case "mute":
                     raise DependencyUnavailable("not now")
                 case "poison":

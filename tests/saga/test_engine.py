@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from pathlib import Path
 from uuid import UUID
 
@@ -32,6 +33,22 @@ async def test_a_saga_whose_steps_are_done_completes_and_carries_what_the_replie
     assert await stage.end_of(saga_id) == "completed"
     assert await stage.effects(saga_id) == FORWARD
     assert await stage.endings() == [("noted", "7")]
+
+
+async def test_an_answer_that_no_database_stores_as_it_is_strands_no_saga(stage: Stage) -> None:
+    stage.participant.script = {"Hold": ["garble"], "Take": ["garble"]}
+
+    saga_id = await stage.start()
+
+    assert await stage.end_of(saga_id) == "compensated"
+    assert await stage.effects(saga_id) == ["Reserve", "Unhold", "Release"]
+    assert await stage.endings() == [("given up", "no Take␀")]
+
+
+async def test_numbers_that_json_has_no_word_for_are_carried_too(stage: Stage) -> None:
+    saga_id = await stage.start(Data(weight=inf))
+
+    assert await stage.end_of(saga_id) == "completed"
 
 
 async def test_the_history_of_a_saga_tells_every_step(stage: Stage) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from covey.message import Envelope
 from covey.messaging.delivery import UNREADABLE
@@ -33,6 +34,19 @@ def storable(envelope: Envelope) -> Envelope:
 def clean(text: str) -> str:
     """Return the text with what PostgreSQL cannot hold made visible: NUL characters and lone surrogates."""
     return text.replace("\x00", "␀").encode(errors="replace").decode()
+
+
+def cleaned(value: Any) -> Any:
+    """Return a JSON value of which each text is `clean`."""
+    match value:
+        case str():
+            return clean(value)
+        case list():
+            return [cleaned(item) for item in value]
+        case dict():
+            return {clean(name): cleaned(item) for name, item in value.items()}
+        case _:
+            return value
 
 
 def _obstacle(envelope: Envelope) -> str | None:

@@ -22,6 +22,7 @@ from covey.errors import DefinitionError
 from covey.messaging.delivery import IN_REPLY_TO, Delivery
 from covey.messaging.failure import Dead, NotHere
 from covey.messaging.router import Engine, Router
+from covey.messaging.storable import clean
 from covey.saga.definition import Definition
 from covey.saga.journal import Record, load, note, update
 from covey.saga.machine import Compensated, Completed, Done, Input, NotDone, Silent, State
@@ -113,7 +114,7 @@ class SagaEngine:
             log.error("saga_reply_unreadable", saga_id=str(transition.record.id), source=delivery.envelope.source)
             note(work, transition.record, "reply", "unreadable", str(error)[:500], delivery.envelope.id)
             return None
-        return Done() if reply.outcome == "done" else NotDone(reply.reason or "refused without a reason")
+        return Done() if reply.outcome == "done" else NotDone(clean(reply.reason or "refused without a reason"))
 
     def _observe(self, saga: Definition[Any], record: Record, before: State, since: datetime | None) -> None:
         """Record the step that is over: a span from its asking to its outcome, by the database's clock."""

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pydantic_core
 
+from covey.messaging.storable import clean
 from covey.saga.machine import Compensated, Compensating, Completed, Running, State
 from covey.work.unit_of_work import Work
 
@@ -86,7 +87,8 @@ def note(
 ) -> None:
     """Add a line to a saga's history at the end of the transaction."""
     record.logged += 1
-    work.collect("log_sagas", record.id, record.logged, step, what, message, detail, record.now)
+    told = None if detail is None else clean(detail)
+    work.collect("log_sagas", record.id, record.logged, step, what, message, told, record.now)
 
 
 def _state_row(record: Record, wait_seconds: float | None) -> tuple[Any, ...]:
@@ -98,7 +100,7 @@ def _state_row(record: Record, wait_seconds: float | None) -> tuple[Any, ...]:
         attempts,
         refusals,
         record.waiting,
-        pydantic_core.to_json(record.data).decode(),
+        pydantic_core.to_json(record.data, inf_nan_mode="strings").decode(),  # JSON has no NaN, and jsonb wants JSON
         reason,
         record.logged,
         record.now,

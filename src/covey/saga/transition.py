@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from covey.ids import derived_id, new_id
 from covey.message import Command, Envelope, Refused, Reply
+from covey.messaging.storable import clean, cleaned
 from covey.saga.definition import SAGA_ID, Action, Definition, Step, is_command, name_of_action
 from covey.saga.journal import Record, note
 from covey.saga.machine import (
@@ -86,8 +87,11 @@ class Transition:
         await self._perform(inline=True)
 
     def merge(self, fields: dict[str, Any]) -> None:
-        """Keep from a reply what the saga's data has a place for. Raises ValidationError when it does not fit."""
-        known = {name: value for name, value in fields.items() if name in self._saga.data.model_fields}
+        """Keep from a reply what the saga's data has a place for. Raises ValidationError when it does not fit.
+
+        What PostgreSQL cannot hold is replaced: a reply that could not be stored would strand the saga.
+        """
+        known = {name: cleaned(value) for name, value in fields.items() if name in self._saga.data.model_fields}
         if known:
             data = self._saga.data.model_validate(self.record.data | known, strict=False)
             self.record.data = data.model_dump(mode="json")
@@ -128,7 +132,7 @@ class Transition:
             return NotDone(f"{declared.label}: it kept failing")
         result = await action(self._data(), self._work)
         if isinstance(result, Refused):
-            return NotDone(result.reason)
+            return NotDone(clean(result.reason))
         if isinstance(result, Reply):
             self.merge(result.model_dump(mode="json"))
         return Done()
