@@ -178,3 +178,19 @@ async def test_what_was_expected_and_did_not_come_is_named() -> None:
         run.expect_completed()
     with pytest.raises(AssertionError, match="it does not pause"):
         await run.when_paused()
+
+
+async def test_what_stays_silent_is_asked_again_at_longer_and_longer_intervals() -> None:
+    quick = Saga(
+        "quick", PlaceOrder, step(ReserveStock, undo=None), pivot(CapturePayment, timeout=timedelta(seconds=5))
+    )
+    run = given(quick, PlaceOrder(pieces=1))
+    await run.starts()
+    await run.when_done()
+
+    waits = [run.waits_seconds]
+    for _ in range(5):
+        await run.when_silent()
+        waits.append(run.waits_seconds)
+
+    assert waits == [5, 10, 20, 30, 30, 30]

@@ -188,9 +188,10 @@ class Transition:
         data: BaseModel = self._saga.data.model_validate(self.record.data, strict=False)
         return data
 
-    def _pause(self, state: State, at_least: timedelta = timedelta(0)) -> float:
+    def _pause(self, state: State, first: timedelta = BACKOFF) -> float:
+        """Return how long to wait after so many tries: twice as long each time, or asking would feed an overload."""
         tries = state.attempts + state.refusals if isinstance(state, (Running, Compensating)) else 0
-        pause: timedelta = max(min(BACKOFF * 2 ** min(tries, 16), BACKOFF_CAP), at_least)
+        pause: timedelta = min(first * 2 ** min(tries, 16), max(first, BACKOFF_CAP))
         return pause.total_seconds()
 
     def _note_input(self, given: Input, message: UUID | None) -> None:
