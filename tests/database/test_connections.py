@@ -9,6 +9,7 @@ import pytest
 import covey.database.connections
 from covey.database.connections import Connections
 from covey.errors import DatabaseUnavailable, PoolExhausted
+from tests.database.noise import quiet
 
 
 class FakeConnection:
@@ -178,3 +179,100 @@ async def test_closing_waits_for_what_is_lent_and_then_cuts_it() -> None:
     assert stuck.closed
     with pytest.raises(DatabaseUnavailable):
         await pool.take()
+
+
+class SlowServer(Server):
+    """Opens connections, or fails to, when `answer` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = asyncio.Event()
+
+    async def connect(self) -> FakeConnection:
+        await self.answer.wait()
+        return await super().connect()
+
+
+async def test_many_who_are_cancelled_while_they_wait_leave_no_noise_and_every_connection() -> None:
+    pool = Server().connections(size=2)
+    lent = [await pool.take(), await pool.take()]
+    with quiet():
+        tasks = [await waiting(pool) for _ in range(20)]
+        for task in tasks[::2]:
+            task.cancel()
+        for connection in lent:
+            pool.give(connection)
+        for task in tasks[1::2]:
+            pool.give(await task)
+        outcomes = await asyncio.gather(*tasks[::2], return_exceptions=True)
+        del tasks, task
+
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    assert pool.usage == (2, 2)
+
+
+async def test_many_whose_wait_is_over_leave_no_noise_and_every_connection() -> None:
+    pool = Server().connections(size=1, wait_seconds=0.01)
+    one = await pool.take()
+    with quiet():
+        outcomes = await asyncio.gather(*(pool.take() for _ in range(20)), return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [PoolExhausted] * 20
+    pool.give(one)
+    assert pool.usage == (1, 1)
+
+
+@pytest.mark.parametrize("after", range(6))
+async def test_a_wait_that_is_cancelled_at_any_moment_of_being_served_leaks_nothing(after: int) -> None:
+    server = Server()
+    pool = server.connections(size=1)
+    one = await pool.take()
+    with quiet():
+        task = await waiting(pool)
+        one.closed = after % 2 == 1  # then who waits has to open another
+        pool.give(one)
+        for _ in range(after):
+            await asyncio.sleep(0)
+        task.cancel()
+        for outcome in await asyncio.gather(task, return_exceptions=True):
+            if isinstance(outcome, FakeConnection):
+                pool.give(outcome)
+        del task
+
+    again = await asyncio.wait_for(pool.take(), 1)
+    pool.give(again)
+    assert [connection.closed for connection in server.opened].count(False) == pool.usage[0] == 1
+
+
+@pytest.mark.parametrize("down", [False, True])
+async def test_one_who_is_cancelled_while_a_connection_is_opened_for_it_keeps_nobody_else_waiting(down: bool) -> None:
+    server = SlowServer()
+    pool = server.connections(size=1)
+    with quiet():
+        opening = await waiting(pool)
+        other = await waiting(pool)
+        server.down = down
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        server.answer.set()
+        (outcome,) = await asyncio.gather(other, return_exceptions=True)
+        del opening, other
+
+    assert isinstance(outcome, DatabaseUnavailable if down else FakeConnection)
+    assert pool.usage == ((0, 0) if down else (1, 0))
+
+
+async def test_those_who_wait_when_the_pool_is_closed_are_told_without_noise() -> None:
+    pool = Server().connections(size=1)
+    one = await pool.take()
+    with quiet():
+        tasks = [await waiting(pool) for _ in range(3)]
+        tasks[0].cancel()
+        closing = asyncio.create_task(pool.close(5))
+        await asyncio.sleep(0)
+        pool.give(one)
+        outcomes = await asyncio.gather(*tasks, closing, return_exceptions=True)
+        del tasks, closing
+
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, *[DatabaseUnavailable] * 2, type(None)]
+    assert one.closed

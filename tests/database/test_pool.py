@@ -14,7 +14,9 @@ from covey.database.administration import drop_database
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted
 from covey.local.engines.embedded import Engines
+from covey.testing.eventually import eventually
 from covey.work.unit_of_work import Transactions
+from tests.database.noise import quiet
 
 
 class Cable:
@@ -151,3 +153,54 @@ async def test_transactions_are_read_committed_whatever_the_database_prefers(
         )
     async with Database.open(database_url) as database, Transactions(database, "shop").begin() as work:
         assert await work.fetchval("SHOW transaction_isolation") == "read committed"
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+async def test_work_that_is_cancelled_at_any_moment_leaves_no_noise_and_no_session(
+    database_url: str, in_transaction: bool
+) -> None:
+    """Opening a connection, waiting for one, inside a statement, giving it back."""
+    options = PoolOptions(size=3, application="cancelled")
+    async with Database.open(database_url, options) as database:
+
+        async def work(seconds: float) -> None:
+            async with database.acquire() as connection:
+                if in_transaction:
+                    await connection.execute("BEGIN")
+                await connection.execute("SELECT pg_sleep($1)", seconds)
+                if in_transaction:
+                    await connection.execute("COMMIT")
+
+        with quiet():
+            for round_ in range(12):
+                tasks = [asyncio.create_task(work(0.005 * n)) for n in range(8)]
+                await asyncio.wait(tasks, timeout=0.002 * round_)
+                for task in tasks:
+                    task.cancel()
+                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+                assert all(outcome is None or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+            del tasks, task
+
+        await eventually(lambda: database.usage[0] == database.usage[1] <= 3)
+        await asyncio.gather(*(work(0.0) for _ in range(9)))
+        await eventually(lambda: _sessions(database, database.usage[0]))
+
+
+async def test_opening_a_connection_of_ones_own_may_be_cancelled_at_any_moment(database_url: str) -> None:
+    async with Database.open(database_url, PoolOptions(size=1, application="cancelled")) as database:
+        with quiet():
+            for n in range(30):
+                task = asyncio.create_task(database.connect())
+                await asyncio.wait([task], timeout=0.0005 * n)
+                task.cancel()
+                (outcome,) = await asyncio.gather(task, return_exceptions=True)
+                if not isinstance(outcome, asyncio.CancelledError):
+                    await outcome.close()
+            await eventually(lambda: _sessions(database, database.usage[0]))
+            del task
+
+
+async def _sessions(database: Database, count: int) -> bool:
+    async with database.acquire() as connection:
+        found = await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cancelled'")
+    return bool(found == count)

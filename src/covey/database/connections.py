@@ -72,8 +72,7 @@ class Connections:
         if self._closed or connection.is_closed() or connection.is_in_transaction():
             connection.terminate()
             self._serve(None)
-            if not self._lent:
-                self._all_back.set()
+            self._tell_if_all_back()
         elif not self._serve(connection):
             self._idle.append((connection, time.monotonic()))
             self._close_idle()
@@ -85,7 +84,7 @@ class Connections:
             self._serve(None)
         idle = [connection for connection, _ in self._idle]
         self._idle.clear()
-        if self._lent:
+        if self._lent or self._opening:
             self._all_back.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_back.wait(), patience_seconds)
@@ -102,12 +101,17 @@ class Connections:
         return None
 
     async def _opened(self) -> Any:
-        self._opening += 1
+        self._opening += 1  # here, for the task begins later
+        opening = asyncio.create_task(self._open(), name="opening a connection")
+        return await uncancelled(opening, self.give)
+
+    async def _open(self) -> Any:
         try:
             connection = await self._connect()
         except BaseException:
             self._opening -= 1
             self._serve(None)
+            self._tell_if_all_back()
             raise
         self._opening -= 1
         self._lent.add(connection)
@@ -150,8 +154,26 @@ class Connections:
                 return True
         return False
 
+    def _tell_if_all_back(self) -> None:
+        if not self._lent and not self._opening:
+            self._all_back.set()
+
     def _close_idle(self) -> None:
         oldest, since = self._idle[0]
         if len(self._idle) + len(self._lent) > self._keep and time.monotonic() - since > IDLE_SECONDS:
             self._idle.popleft()
             oldest.terminate()
+
+
+async def uncancelled(opening: asyncio.Task[Any], otherwise: Callable[[Any], None]) -> Any:
+    """Wait for a connection that is being opened; when we are cancelled it goes to `otherwise` once it is there.
+
+    asyncpg cancelled while it connects leaves a future whose exception nobody fetches, which the loop complains of.
+    """
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(
+            lambda done: None if done.cancelled() or done.exception() else otherwise(done.result())
+        )
+        raise

@@ -7,6 +7,7 @@ and refuses the statements whose effect would outlive it (`SET` without `LOCAL`,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import asyncpg
 
-from covey.database.connections import Connections
+from covey.database.connections import Connections, uncancelled
 from covey.database.errors import translated
 from covey.errors import ConfigurationError
 
@@ -88,7 +89,9 @@ class Database:
 
     async def connect(self, **server_settings: str) -> Connection:
         """Open a connection of one's own, outside the pool. The caller closes it."""
-        return await self._connect(self._options.connect_timeout, server_settings)
+        connecting = self._connect(self._options.connect_timeout, server_settings)
+        opening = asyncio.create_task(connecting, name="opening a connection")
+        return await uncancelled(opening, lambda connection: connection.terminate())
 
     @property
     def usage(self) -> tuple[int, int]:
