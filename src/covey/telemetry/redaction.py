@@ -54,7 +54,9 @@ def redact_text(text: str) -> str:
 def _is_suspicious(text: str) -> bool:
     if "@" in text or "%40" in text or "eyJ" in text:
         return True
-    lowered = text.lower() if " " in text or "=" in text or ":" in text else ""
+    if " " not in text and "=" not in text and ":" not in text:
+        return False
+    lowered = text.lower()
     return any(word in lowered for word in _WORDS) or any(scheme in lowered for scheme in _SCHEMES)
 
 
