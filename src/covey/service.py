@@ -32,6 +32,7 @@ from fastapi import APIRouter
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, CoveyError, HistoryLost
 from covey.http.application import application
+from covey.http.head import BoundedHead
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
 from covey.messaging.options import MessagingOptions
@@ -205,6 +206,7 @@ def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
+        http=BoundedHead,
         log_config=None,
         access_log=False,
         lifespan="off",

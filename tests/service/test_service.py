@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -264,6 +264,22 @@ class TestAProcess:
 
             shop.process.send_signal(signal.SIGTERM)
             assert (await shop.ended())[0] == 0
+
+    async def test_cuts_off_a_request_whose_head_never_ends(self, database_url: str, tmp_path: Path) -> None:
+        port, sent = free_port(), 0
+        environment = {"DATABASE_URL": database_url, "NATS_URL": "nats://127.0.0.1:1", "PORT": str(port)}
+        async with started(tmp_path, **environment) as shop:
+            await shop.ready()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nX-Long: ")
+            with suppress(ConnectionError):
+                while not reader.at_eof() and sent < 5_000_000:
+                    writer.write(b"a" * 10_000)
+                    await writer.drain()
+                    sent += 10_000
+            writer.close()
+
+        assert sent < 5_000_000
 
 
 class TestSettings:
