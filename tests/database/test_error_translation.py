@@ -17,6 +17,7 @@ from covey.errors import (
     CoveyError,
     DatabaseUnavailable,
     Fenced,
+    Invalid,
     QueryFailed,
     TransactionAborted,
 )
@@ -96,6 +97,20 @@ async def test_wrong_arguments_are_a_defect_and_no_outage(database: Database) ->
         with pytest.raises(QueryFailed):
             async with transactions.begin() as work:
                 await work.fetchval(sql, argument)
+
+
+@pytest.mark.parametrize(
+    ("sql", "argument"),
+    [("SELECT $1::text", "a\0b"), ("SELECT $1::jsonb", '"a\\u0000b"'), ("SELECT convert_from($1, 'utf8')", b"\xff")],
+)
+async def test_a_text_that_no_database_stores_is_the_fault_of_who_sent_it(
+    database: Database, sql: str, argument: object
+) -> None:
+    transactions = Transactions(database, "shop")
+
+    with pytest.raises(Invalid):
+        async with transactions.begin() as work:
+            await work.fetchval(sql, argument)
 
 
 async def test_a_column_that_a_migration_adds_costs_a_retry_and_no_failure(database: Database) -> None:

@@ -13,6 +13,7 @@ from covey.errors import (
     ConstraintViolated,
     DatabaseUnavailable,
     DefinitionError,
+    Invalid,
     PoolExhausted,
     QueryFailed,
     TooLarge,
@@ -94,7 +95,7 @@ class TestAtomicity:
     async def test_a_message_that_cannot_be_written_takes_the_effect_with_it(
         self, transactions: Transactions, small_pool: Database
     ) -> None:
-        with pytest.raises(QueryFailed):
+        with pytest.raises(Invalid):
             async with transactions.begin() as work:
                 await work.execute("INSERT INTO effect VALUES (1)")
                 work.publish(Placed(order="a\x00b"))

@@ -117,6 +117,7 @@ async def test_what_is_not_there_is_a_404(http: aiohttp.ClientSession, path: str
         {**MUG, "name": ""},
         {**MUG, "name": "   "},
         {**MUG, "name": "x" * 201},
+        {**MUG, "name": "a NUL: \0"},
         {**MUG, "colour": "blue"},
         {**MUG, "price": {"amount": -1, "currency": "EUR"}},
         {**MUG, "price": {"amount": 12.5, "currency": "EUR"}},

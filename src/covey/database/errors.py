@@ -13,6 +13,7 @@ from covey.errors import (
     CoveyError,
     DatabaseUnavailable,
     Fenced,
+    Invalid,
     QueryFailed,
     TransactionAborted,
 )
@@ -24,6 +25,10 @@ _CONTENTION = (
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
     asyncpg.InvalidCachedStatementError,  # a migration changed what a statement returns: the next try prepares it anew
+)
+_UNSTORABLE = (  # no model forbids them, so they come from whoever sent the text
+    asyncpg.CharacterNotInRepertoireError,
+    asyncpg.UntranslatableCharacterError,
 )
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
@@ -46,6 +51,8 @@ def translate(error: BaseException) -> CoveyError | None:
         return Fenced(str(error))
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         return ConstraintViolated(f"{error} ({error.detail})" if error.detail else str(error), error.constraint_name)
+    if isinstance(error, _UNSTORABLE):
+        return Invalid("a text holds what cannot be stored: a NUL character, or bytes that are not UTF-8")
     if isinstance(error, _CONTENTION):
         return Contention(f"PostgreSQL: {error}")
     if isinstance(error, asyncpg.InFailedSQLTransactionError):
