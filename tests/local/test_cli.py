@@ -212,6 +212,15 @@ def test_down_cleans_up_behind_a_supervisor_that_was_killed(covey: Covey, system
     assert not any(record.running() for record in orphans)
 
 
+@pytest.mark.parametrize("torn", ["", "[]", '{"name": "alpha"}'])
+def test_a_record_that_cannot_be_read_is_no_obstacle(covey: Covey, system_root: Path, torn: str) -> None:
+    records_of(system_root / ".covey").mkdir(parents=True)
+    (records_of(system_root / ".covey") / "alpha.json").write_text(torn)
+
+    assert covey("down").ends() == 0
+    assert list(records_of(system_root / ".covey").iterdir()) == []
+
+
 def test_a_process_that_only_has_the_pid_of_ours_is_left_alone(
     covey: Covey, system_root: Path, stranger: subprocess.Popen[bytes]
 ) -> None:

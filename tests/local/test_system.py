@@ -92,6 +92,16 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
             id="a process without a command",
         ),
         pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[processes.p]\ncommand = " "\n',
+            r"line 5: processes\.p\.command: it is empty",
+            id="a command that is empty",
+        ),
+        pytest.param(
+            "[system]\nname = 'a'\n[services.alpha]\n[processes.p]\ncommand = 'sh -c \"oops'\n",
+            r"line 5: processes\.p\.command: it cannot be split into words .*No closing quotation",
+            id="a quote that is not closed",
+        ),
+        pytest.param(
             '[system]\nname = "a"\n[services.alpha]\nenv = { A = "{processes.q.url}" }\n',
             r"line 4: services\.alpha\.env\.A: \{processes\.q\.url\} names nothing: there is none in processes",
             id="a reference to nothing",
@@ -117,6 +127,13 @@ def test_a_wrong_file_is_explained_by_line_and_key(system_root: Path, text: str,
     (system_root / "covey.toml").write_text(text)
 
     with pytest.raises(ConfigurationError, match=told):
+        read_system(system_root)
+
+
+def test_a_file_that_is_no_text_is_not_toml(system_root: Path) -> None:
+    (system_root / "covey.toml").write_bytes(b'[system]\nname = "\xff"\n')
+
+    with pytest.raises(ConfigurationError, match=r"covey\.toml is not TOML"):
         read_system(system_root)
 
 

@@ -164,10 +164,13 @@ class Record:
 
 
 def read_records(records: Path) -> list[Record]:
-    """Return the processes on record, first those that end first."""
+    """Return the processes on record, first those that end first.
+
+    A record that cannot be read, as a machine that lost power may leave one, must not keep the system from starting.
+    """
     found = []
     for path in records.glob("*.json"):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             found.append(_parse(json.loads(path.read_text())))
     return sorted(found, key=lambda record: (record.rank, record.name))
 

@@ -21,6 +21,7 @@ In a value of `env`, `{processes.sandbox-provider.url}` and `{services.order.url
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -154,7 +155,7 @@ def read_system(root: Path) -> System:
         system = System.model_validate({**tomllib.loads(text), "root": root.resolve()})
     except FileNotFoundError:
         raise ConfigurationError(f"there is no {file}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not TOML: {error}") from None
     except ValidationError as error:
         raise _wrong(file, [explain(text, detail, _model_at, _IN_WORDS) for detail in error.errors()]) from None
@@ -190,14 +191,23 @@ def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
         if not (system.folder(service) / system.module(service)).is_dir():
             folder = system.folder(service)
             yield ("services", service), f"services.{service}: there is no package {system.module(service)} in {folder}"
-    for process in system.processes:
+    for process, entry in system.processes.items():
         if not system.folder(process).is_dir():
             yield ("processes", process, "path"), f"processes.{process}: there is no folder {system.folder(process)}"
+        if problem := _no_command(entry.command):
+            yield ("processes", process, "command"), f"processes.{process}.command: {problem}"
     for name, environment in system.environments().items():
         part = "services" if name in system.services else "processes"
         for variable, value in environment.items():
             if problem := _wrong_reference(system, value):
                 yield (part, name, "env", variable), f"{part}.{name}.env.{variable}: {problem}"
+
+
+def _no_command(written: str) -> str | None:
+    try:
+        return None if shlex.split(written) else "it is empty: write what is to be run"
+    except ValueError as error:
+        return f"it cannot be split into words as a shell would: {error}"
 
 
 def _wrong_reference(system: System, value: str) -> str | None:
