@@ -35,6 +35,8 @@ IDLE_SECONDS = 1.0
 RETRY_SECONDS = 0.1
 PAUSE_CAP_SECONDS = 5.0
 VACUUM_SECONDS = 0.5
+LULL_SECONDS = 0.05
+"""So long, at most, what was published waits to be marked together with the next read: half the statements."""
 
 _RELAY = "SELECT * FROM covey.relay($1, $2, $3)"
 _REPUBLISH = """
@@ -76,18 +78,19 @@ class Relay:
         # Its commits need not be on disk when they are answered: what it forgets to have published is published again.
         connection = await self._database.connect(application_name="covey relay", synchronous_commit="off")
         vacuum = asyncio.create_task(self._vacuum(), name="vacuum of the queues")
+        published: list[int] = []
         try:
             with translated():
                 await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
-            published: list[int] = []
             while True:
                 self._wake.clear()
                 with translated():
                     rows = await connection.fetch(_RELAY, published, LIMIT, self._paused())
                 published = await self._publish(rows) if rows else []
-                if not rows:
-                    await self._wait()
+                if len(rows) < LIMIT:
+                    await self._wait(LULL_SECONDS if published else IDLE_SECONDS)
         finally:
+            await _mark(connection, published)
             vacuum.cancel()
             await asyncio.gather(vacuum, return_exceptions=True)
             await _close(connection)
@@ -121,9 +124,9 @@ class Relay:
         now = time.monotonic()
         return [stream for stream, pause in self._failing.items() if pause.until > now]
 
-    async def _wait(self) -> None:
+    async def _wait(self, seconds: float) -> None:
         try:
-            async with asyncio.timeout(RETRY_SECONDS if self._failing else IDLE_SECONDS):
+            async with asyncio.timeout(min(seconds, RETRY_SECONDS) if self._failing else seconds):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -186,6 +189,14 @@ def _envelope(row: Any, service: str) -> Envelope:
         headers=json.loads(row[7]),
         body=row[8],
     )
+
+
+async def _mark(connection: Connection, published: list[int]) -> None:
+    """Mark what was published last, on the way out: it would only be published again, but why should it."""
+    with suppress(CoveyError, TimeoutError):
+        async with asyncio.timeout(1):
+            with translated():
+                await connection.fetch(_RELAY, published, 0, [])
 
 
 async def _close(connection: Connection) -> None:

@@ -23,7 +23,7 @@ _HISTORY = "SELECT step, what, detail, at, message_id FROM covey.saga_log WHERE 
 class Record:
     """A saga as its row has it. `waiting` is the command id whose reply it waits for, until `deadline`.
 
-    `now` is the database's time when it was read; None for one that is being started and has nothing to time.
+    `now` is the database's time when it was read; None for one that is being started: the database fills it in.
     """
 
     id: UUID

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from covey.errors import Conflict, NotFound
 from covey.ids import new_id
-from covey.saga.definition import D, Definition, is_command
+from covey.saga.definition import D, Definition
 from covey.saga.journal import Record, insert, load, update
 from covey.saga.machine import Cancel, Running
 from covey.saga.transition import Transition
@@ -21,8 +21,6 @@ class Saga(Definition[D]):
 
         Its first command leaves when `work` commits; if that rolls back there never was a saga.
         """
-        # Only a command's deadline needs the time here; the rest the database fills in, which saves a round trip.
-        now = await work.fetchval("SELECT clock_timestamp()") if is_command(self.steps[0].action) else None
         record = Record(
             id=saga_id or new_id(),
             name=self.name,
@@ -31,9 +29,9 @@ class Saga(Definition[D]):
             waiting=None,
             data=data.model_dump(mode="json"),
             logged=0,
-            moved_at=now,
+            moved_at=None,
             deadline=None,
-            now=now,
+            now=None,
         )
         transition = Transition(self, record, work)
         await transition.begin()

@@ -30,7 +30,8 @@ from covey.saga.machine import (
     State,
     decide,
 )
-from covey.work.inbox import COMMAND_ID, DEADLINE, REPLY_TO, enqueue
+from covey.work.inbox import COMMAND_ID, REPLY_TO, enqueue
+from covey.work.outbox import WITHIN
 from covey.work.unit_of_work import Work
 
 BACKOFF = timedelta(milliseconds=250)
@@ -143,8 +144,7 @@ class Transition:
         record.waiting = self._action_id()
         headers = {REPLY_TO: self._work.service, COMMAND_ID: str(record.waiting)}
         if deadline is not None:
-            assert record.now is not None
-            headers[DEADLINE] = (record.now + deadline).isoformat()
+            headers[WITHIN] = str(deadline.total_seconds())
         message = self._work.publish(command.model_validate(record.data | {SAGA_ID: record.id}), headers)
         self.wait_seconds = timeout.total_seconds() if attempts == 0 else self._pause(record.state, timeout)
         what = "asked" if attempts == 0 else "asked again"

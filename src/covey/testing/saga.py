@@ -32,7 +32,8 @@ from covey.saga.machine import Cancel, Compensated, Completed, Done, Input, NotD
 from covey.saga.saga import Saga
 from covey.saga.transition import Transition
 from covey.testing.clock import FakeClock
-from covey.work.inbox import COMMAND_ID, DEADLINE
+from covey.work.inbox import COMMAND_ID
+from covey.work.outbox import WITHIN
 from covey.work.unit_of_work import Work
 
 C = TypeVar("C", bound=Command)
@@ -55,7 +56,7 @@ class Sent:
     @property
     def expires(self) -> bool:
         """Tell whether the command is dropped when its step has timed out."""
-        return DEADLINE in self.headers
+        return WITHIN in self.headers
 
 
 class FakeWork(Work):

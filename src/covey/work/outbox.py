@@ -29,6 +29,10 @@ PUBLISH = "publish"
 """The function that writes messages; the last of a transaction."""
 
 
+WITHIN = "within"
+"""The header of a message that is to expire so many seconds after it was written, by the database's clock."""
+
+
 class Outgoing:
     """The messages that a transaction will publish, in the order in which it was asked to."""
 

@@ -40,6 +40,7 @@ CREATE TABLE covey.outbox_pending (position bigint PRIMARY KEY, stream text NOT 
 -- Insert messages under a lock per key. A position is drawn under the lock and the lock is released after the
 -- commit is visible, so among messages of one key the order of positions is the order of commits (H1).
 -- The locks are taken in order of their number, so that two transactions cannot wait for each other.
+-- A header `within`, in seconds, becomes the header `deadline` by this clock: no process's own may decide it (H10).
 CREATE FUNCTION covey.publish(
     p_ids uuid[], p_streams text[], p_kinds text[], p_types text[], p_keys text[],
     p_times timestamptz[], p_headers jsonb[], p_bodies bytea[]
@@ -50,7 +51,10 @@ BEGIN
 
     WITH stored AS (
         INSERT INTO covey.outbox (id, stream, kind, type, key, time, headers, body)
-        SELECT u.id, u.stream, u.kind, u.type, u.key, u.time, u.headers, u.body
+        SELECT u.id, u.stream, u.kind, u.type, u.key, u.time,
+               CASE WHEN u.headers ? 'within' THEN u.headers - 'within' || jsonb_build_object('deadline',
+                   clock_timestamp() + make_interval(secs => (u.headers ->> 'within')::float8)) ELSE u.headers END,
+               u.body
         FROM unnest(p_ids, p_streams, p_kinds, p_types, p_keys, p_times, p_headers, p_bodies)
              WITH ORDINALITY AS u (id, stream, kind, type, key, time, headers, body, n)
         ORDER BY u.n
