@@ -225,7 +225,9 @@ class TestACall:
         assert await dead(shop) == {"a": "KeyError: 'a defect'"}
         assert [n for n, _ in provider.calls].count(1) == 5
 
-    @pytest.mark.parametrize("error", [asyncio.CancelledError(), RecursionError("deep"), ValueError("\ud83d")])
+    @pytest.mark.parametrize(
+        "error", [asyncio.CancelledError(), SystemExit(1), RecursionError("deep"), ValueError("\ud83d")]
+    )
     async def test_of_any_kind_of_exception_is_seen_and_counted(
         self, shop: Replica, provider: Provider, feed: Feed, error: BaseException
     ) -> None:

@@ -365,7 +365,7 @@ class TestPoison:
             assert "longer than" in (await dead(shop))["endless"]
 
     @pytest.mark.parametrize(
-        "error", [asyncio.CancelledError(), RecursionError("deep"), MemoryError(), StopAsyncIteration()]
+        "error", [asyncio.CancelledError(), SystemExit(1), RecursionError("deep"), MemoryError(), StopAsyncIteration()]
     )
     async def test_of_any_kind_of_exception_leaves_the_workers_alive(
         self, memory_broker: MemoryBroker, feed: Feed, shop_url: str, error: BaseException

@@ -134,6 +134,8 @@ class Calls:
                     await self._commit(call, result)
             except asyncio.CancelledError as error:
                 await self._set_aside(call, leaked(error))
+            except SystemExit as error:
+                await self._set_aside(call, RuntimeError(f"it asked to end the process: {error}"))
             except Exception as error:
                 await self._set_aside(call, error)
             self._wake()

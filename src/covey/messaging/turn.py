@@ -255,6 +255,8 @@ class Turns:
             raise
         except asyncio.CancelledError as error:
             raise leaked(error) from error
+        except SystemExit as error:
+            raise RuntimeError(f"it asked to end the process: {error}") from error
 
     def _require_faith(self, delivery: Delivery) -> None:
         """A lost connection is nobody's fault, unless it is lost in the handling of one message again and again."""
