@@ -83,7 +83,8 @@ async def fire_timers(connection: Connection) -> None:
 
 
 async def recover(connection: Connection) -> None:
-    await connection.fetchval("SELECT covey.recover($1)", OWNERS)
+    await connection.execute("INSERT INTO covey.process VALUES (1)")
+    await connection.fetchval("SELECT covey.recover($1, $2, 5)", OWNERS, LANES)
 
 
 STATEMENTS: list[Callable[[Connection], Awaitable[None]]] = [

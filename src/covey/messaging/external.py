@@ -107,11 +107,12 @@ class Calls:
         self._queue_ends = min(max(now, self._queue_ends) + pace, now + LONGEST_QUEUE_SECONDS)
         return max(self._options.backoff, timedelta(seconds=self._queue_ends - now))
 
-    def start(self, call: Call) -> None:
+    def start(self, call: Call) -> asyncio.Task[None]:
         """Begin a call whose intent is committed."""
         task = asyncio.create_task(self._run(call), name=f"call {call.delivery.envelope.type}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def drain(self) -> None:
         """Wait for the calls under way."""

@@ -67,6 +67,7 @@ class Ingest:
         self._wake = wake
         self._turn = asyncio.Lock()
         self._rest_until = 0.0
+        self._stored_upto = 0
         self._draining = False
         self._failures = 0
 
@@ -143,6 +144,8 @@ class Ingest:
                 " that it had confirmed"
             )
         self._observation.history_lost.pop(self.stream, None)
+        # What was there before us may be what our predecessor died of: once it is stored, that is seen (decision 0007).
+        self._stored_upto = extent.last
 
     def _lost(self, what: str) -> HistoryLost:
         text = f"the stream {self.stream} {what}. See docs/patterns/delivery.md, 'When history is lost'"
@@ -169,7 +172,8 @@ class Ingest:
 
     def _may_handle(self, received: Received) -> bool:
         few = 0 < len(received.envelopes) <= self._options.batch
-        return few and not self._draining and time.monotonic() >= self._rest_until
+        fresh = received.upto > self._stored_upto
+        return few and fresh and not self._draining and time.monotonic() >= self._rest_until
 
     async def _handle(self, connection: Connection, received: Received) -> int | None:
         """Handle in a transaction with the storing; return how many are left, or None when it took too long.

@@ -68,14 +68,14 @@ class Messaging:
         turns = Turns(service, router, clock, options, owner, self._calls, self.committed, self.observation)
         self._workers = [Worker(database, turns, options) for _ in range(options.workers)]
         streams = subscriptions(router, service)
-        own: dict[str, Role] = {"relay": self._relay.run, "recovery": Recovery(database, self.wake).run}
+        own: dict[str, Role] = {"relay": self._relay.run, "recovery": Recovery(database, turns, options, self.wake).run}
         own["retention"] = Retention(database).run
         self._ingests = [
             Ingest(database, broker, stream, topics, options, self.observation, turns, self.wake)
             for stream, topics in streams.items()
         ]
         own |= {f"ingest {ingest.stream}": ingest.run for ingest in self._ingests}
-        self._roles = Roles(database, owner, own)
+        self._roles = Roles(database, owner, own, options.batch)
         self._unannounced = False
         self._announcing: asyncio.Task[None] | None = None
 
@@ -95,6 +95,7 @@ class Messaging:
                 yield self
             finally:
                 await self._drain(workers, drain)
+                await self._roles.leave()
                 roles.cancel()
 
     def add_role(self, name: str, run: Role) -> None:

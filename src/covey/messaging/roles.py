@@ -19,7 +19,7 @@ import structlog
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
 from covey.errors import CoveyError
-from covey.messaging.options import OWNERS, ROLES
+from covey.messaging.options import LANES, OWNERS, ROLES
 
 BEAT_SECONDS = 0.25
 LEASE_SECONDS = 5
@@ -30,15 +30,21 @@ log = structlog.get_logger("covey.messaging")
 
 
 class Roles:
-    """Competes for roles and runs those that it has won. `owner` is this process's number, locked while it lives."""
+    """Competes for roles and runs those that it has won. `owner` is this process's number, locked while it lives.
 
-    def __init__(self, database: Database, owner: int, roles: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+    A process whose number is stored and not locked has died; `batch` messages of each lane may have been its last.
+    """
+
+    def __init__(
+        self, database: Database, owner: int, roles: Mapping[str, Callable[[], Awaitable[None]]], batch: int = 200
+    ) -> None:
         self._database = database
         self._roles = {_number(name): (name, run) for name, run in roles.items()}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._connection: Connection | None = None
         self._turn = asyncio.Lock()
         self._owner = owner
+        self._batch = batch
         self.claimed = asyncio.Event()
 
     def add(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -76,11 +82,19 @@ class Roles:
                 with translated():
                     await connection.execute(f"NOTIFY {channel}")
 
+    async def leave(self) -> None:
+        """Say that this process ends without harm: no message is to be blamed for it."""
+        connection = self._connection
+        if connection is not None:
+            with suppress(CoveyError):
+                await self._execute(connection, "DELETE FROM covey.process WHERE owner = $1", self._owner)
+
     async def _compete(self) -> None:
         connection = await self._database.connect(idle_session_timeout=f"{LEASE_SECONDS}s")
         try:
             with translated():
                 await connection.execute("SELECT pg_advisory_lock($1, $2)", OWNERS, self._owner)
+                await connection.execute("SELECT covey.arrive($1, $2, $3, $4)", OWNERS, LANES, self._batch, self._owner)
             self._connection = connection
             self.claimed.set()
             while True:

@@ -47,6 +47,8 @@ MOST_CONNECTIONS = 3
 
 _TAKE = "SELECT * FROM covey.take($1, $2, $3)"
 _TAKE_DUE = "SELECT * FROM covey.take_due($1, $2)"
+_BEGIN_SUSPECT = "SELECT * FROM covey.begin_suspect($1, $2, $3, $4)"
+_TAKE_SUSPECT = "SELECT * FROM covey.take_suspect($1, $2, $3)"
 _RECEIVE = f"SELECT * FROM covey.receive({', '.join(f'${n}' for n in range(1, 17))})"
 _PARK = "SELECT covey.park($1, $2, $3, $4, $5, $6, $7, $8)"
 _EXPIRED = """
@@ -66,6 +68,7 @@ class Batch:
     aside: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    begun: list[asyncio.Task[None]] = field(default_factory=list)
 
 
 class Turns:
@@ -110,6 +113,29 @@ class Turns:
 
         return len((await self._run(connection, take, _finish_held, _leave)).deliveries)
 
+    async def run_suspect(self, connection: Connection) -> list[asyncio.Task[None]] | None:
+        """Handle one message that processes may have died of; return the calls that it has begun.
+
+        None if there is no such message. It is marked before it is begun. After `max_attempts` crashes it is a dead
+        letter instead.
+        """
+        token, lease = new_id(), self._options.handler_timeout + timedelta(seconds=5)
+        with translated():
+            suspect = await connection.fetchrow(_BEGIN_SUSPECT, LANES, self._owner, token, lease)
+        if suspect is None:
+            return None
+        key, crashes = suspect
+        failures: dict[str, Failure] = {}
+
+        async def take(limit: int) -> list[Delivery]:
+            found = await _fetch(connection, _TAKE_SUSPECT, LANES, key, token)
+            if crashes >= self._options.max_attempts:
+                error = f"the process that handled it died, {crashes} times on end"
+                failures.update((key, Failure(delivery, error, None, delivery.attempts)) for delivery in found)
+            return found
+
+        return (await self._run(connection, take, _finish_held, _leave, failures)).begun
+
     async def store(self, connection: Connection, received: Received) -> None:
         """Store what was read from a stream, to be handled by workers. Raises Fenced when another reader is ahead."""
         with translated():
@@ -136,9 +162,10 @@ class Turns:
         take: Callable[[int], Awaitable[list[Delivery]]],
         finish: Callable[[Work, Delivery], None],
         leave: Callable[[Work, Delivery], None],
+        failures: dict[str, Failure] | None = None,
     ) -> Batch:
         """Attempt the turn until an attempt commits; each failure is remembered and its key set aside in the next."""
-        failures: dict[str, Failure] = {}
+        failures = {} if failures is None else failures
         limit = self._options.batch
         while True:
             if self._cautious:
@@ -365,8 +392,7 @@ class Turns:
         for failure in batch.failures:
             self._observation.parked(failure.delivery, failure.error, failure.dead, failure.attempts)
         self._calls.give_back(batch.places)
-        for call in batch.calls:
-            self._calls.start(call)
+        batch.begun = [self._calls.start(call) for call in batch.calls]
 
 
 def _require_readable(delivery: Delivery) -> None:

@@ -114,6 +114,7 @@ CREATE TABLE covey.hold (
     state       text NOT NULL CHECK (state IN ('waiting', 'working', 'dead')),
     until       timestamptz NOT NULL,
     attempts    int NOT NULL,
+    crashes     int NOT NULL DEFAULT 0,
     token       uuid,
     owner       int,
     position    bigint NOT NULL,
@@ -123,6 +124,19 @@ CREATE TABLE covey.hold (
 CREATE INDEX hold_due ON covey.hold (until);
 CREATE INDEX hold_dead ON covey.hold (since, key) WHERE state = 'dead';
 CREATE INDEX hold_working ON covey.hold (owner) WHERE state = 'working';
+CREATE INDEX hold_suspect ON covey.hold (until) WHERE crashes >= 2;
+
+-- The processes of this service; a row whose lock nobody holds is of one that has died.
+CREATE TABLE covey.process (owner int PRIMARY KEY, since timestamptz NOT NULL DEFAULT now());
+
+-- What may have been in a turn when a process died, and in how many deaths on end.
+CREATE TABLE covey.suspect (
+    position    bigint PRIMARY KEY,
+    lane        smallint NOT NULL,
+    key         text NOT NULL,
+    deaths      int NOT NULL DEFAULT 1,
+    at          timestamptz NOT NULL DEFAULT now()
+);
 
 CREATE TABLE covey.inbox_held (key text NOT NULL, position bigint NOT NULL, PRIMARY KEY (key, position));
 
@@ -313,7 +327,8 @@ DECLARE
     due text;
 BEGIN
     SELECT key INTO due
-    FROM (SELECT key, lane FROM covey.hold WHERE until <= clock_timestamp() ORDER BY until LIMIT 64) h
+    FROM (SELECT key, lane FROM covey.hold
+          WHERE until <= clock_timestamp() AND (crashes < 2 OR state = 'dead') ORDER BY until LIMIT 64) h
     WHERE pg_try_advisory_xact_lock(p_class, h.lane) LIMIT 1;
     IF due IS NULL THEN
         RETURN;
@@ -366,7 +381,7 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM covey.inbox_held WHERE key = p_key) THEN
         UPDATE covey.hold SET state = 'waiting', until = clock_timestamp(), attempts = 0, token = NULL, owner = NULL,
-               error = NULL,
+               error = NULL, crashes = least(crashes, 2),
                position = (SELECT position FROM covey.inbox_held WHERE key = p_key ORDER BY position LIMIT 1)
         WHERE key = p_key AND position = ANY (p_positions);
     ELSE
@@ -386,6 +401,7 @@ BEGIN
     VALUES (p_key, covey.lane(p_key), p_state, resume, p_attempts, p_token, p_owner, p_position, p_error)
     ON CONFLICT (key) DO UPDATE SET state = p_state, until = resume, attempts = p_attempts, token = p_token,
         owner = p_owner, position = p_position, error = p_error,
+        crashes = CASE WHEN p_state = 'working' THEN hold.crashes ELSE least(hold.crashes, 2) END,
         since = CASE WHEN p_state = 'dead' THEN clock_timestamp() ELSE hold.since END;
 
     DELETE FROM covey.inbox_pending WHERE lane = covey.lane(p_key) AND position = p_position;
@@ -402,22 +418,107 @@ BEGIN
     END IF;
 END $$;
 
--- Give back the keys whose outside work has lost its worker: every process holds a lock with its number for as long as
--- it lives. Returns how many.
-CREATE FUNCTION covey.recover(p_class int) RETURNS int LANGUAGE plpgsql VOLATILE AS $$
+-- Find processes that have died, and what they may have died of (docs/decisions/0007): the heads of the lanes and of
+-- the holds, whatever a turn could have had in hand. What was there in two deaths on end is put behind a hold, to be
+-- handled alone. A lane whose lock is held is being worked on by somebody who lives. Returns how many have died.
+CREATE FUNCTION covey.bury(p_owners int, p_lanes int, p_limit int, p_own int) RETURNS int
+LANGUAGE plpgsql VOLATILE {planner} AS $$
 DECLARE
-    freed int;
+    died int;
+    mine smallint[];
 BEGIN
-    IF NOT EXISTS (SELECT FROM covey.hold WHERE state = 'working') THEN
+    DELETE FROM covey.process WHERE owner <> p_own AND pg_try_advisory_xact_lock(p_owners, owner);
+    GET DIAGNOSTICS died = ROW_COUNT;
+    IF died = 0 THEN
         RETURN 0;
     END IF;
-    UPDATE covey.hold SET state = 'waiting', until = clock_timestamp(), token = NULL, owner = NULL
+    SELECT array_agg(lane) INTO mine FROM generate_series(0, 15) AS lane WHERE pg_try_advisory_xact_lock(p_lanes, lane);
+    INSERT INTO covey.suspect AS s (position, lane, key)
+        SELECT p.position, p.lane, p.key
+        FROM unnest(mine) AS l (lane),
+             LATERAL (SELECT * FROM covey.inbox_pending i WHERE i.lane = l.lane ORDER BY i.position LIMIT p_limit) p
+        UNION
+        SELECT position, lane, key
+        FROM (SELECT * FROM covey.hold WHERE state = 'waiting' AND crashes < 2 AND until <= clock_timestamp()
+              ORDER BY until LIMIT 64) h
+        WHERE h.lane = ANY (mine)
+    ON CONFLICT (position) DO UPDATE SET deaths = s.deaths + 1, at = now();
+    DELETE FROM covey.suspect WHERE at < now() AND lane = ANY (mine);
+
+    INSERT INTO covey.hold (key, lane, state, until, attempts, crashes, position)
+        SELECT DISTINCT ON (key) key, lane, 'waiting', clock_timestamp(), 0, 2, position
+        FROM covey.suspect WHERE deaths >= 2 AND lane = ANY (mine) ORDER BY key, position
+    ON CONFLICT (key) DO UPDATE SET crashes = greatest(hold.crashes, 2);
+    WITH aside AS (
+        DELETE FROM covey.inbox_pending p USING covey.suspect s
+        WHERE s.deaths >= 2 AND s.lane = ANY (mine) AND p.lane = s.lane AND p.position = s.position
+        RETURNING p.key, p.position
+    )
+    INSERT INTO covey.inbox_held SELECT key, position FROM aside;
+    DELETE FROM covey.suspect WHERE deaths >= 2 AND lane = ANY (mine);
+    RETURN died;
+END $$;
+
+-- Say that a process is there, before its first turn; its number is locked already.
+CREATE FUNCTION covey.arrive(p_owners int, p_lanes int, p_limit int, p_owner int) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM covey.bury(p_owners, p_lanes, p_limit, p_owner);
+    INSERT INTO covey.process (owner) VALUES (p_owner) ON CONFLICT DO NOTHING;
+END $$;
+
+-- Take the hold of a suspect, and say so before it is begun: if the process dies of it, that is a crash of this one.
+CREATE FUNCTION covey.begin_suspect(p_class int, p_owner int, p_token uuid, p_lease interval)
+RETURNS TABLE (o_key text, o_crashes int) LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    due text;
+BEGIN
+    SELECT key INTO due
+    FROM (SELECT key, lane FROM covey.hold
+          WHERE crashes >= 2 AND state <> 'dead' AND until <= clock_timestamp() ORDER BY until LIMIT 64) h
+    WHERE pg_try_advisory_xact_lock(p_class, h.lane) LIMIT 1;
+    DELETE FROM covey.hold h WHERE h.key = due AND NOT EXISTS (SELECT FROM covey.inbox_held w WHERE w.key = due);
+    RETURN QUERY
+        UPDATE covey.hold SET state = 'working', token = p_token, owner = p_owner, until = clock_timestamp() + p_lease
+        WHERE key = due AND crashes >= 2 AND state <> 'dead' AND until <= clock_timestamp()
+        RETURNING key, crashes;
+END $$;
+
+-- Lock the lane of a suspect that was begun and read it: the oldest message of its key.
+CREATE FUNCTION covey.take_suspect(p_class int, p_key text, p_token uuid)
+RETURNS SETOF covey.delivery LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(p_class, covey.lane(p_key));
+    RETURN QUERY
+        SELECT h.lane, i.position, i.id, i.stream, i.kind, i.type, i.key, i.source, i.time, i.headers, i.body,
+               i.command_id, i.deadline, i.deadline IS NOT NULL AND i.deadline <= clock_timestamp(), r.body,
+               CASE WHEN i.position = h.position THEN h.attempts ELSE 0 END
+        FROM covey.hold h
+        JOIN covey.inbox_held w ON w.key = h.key
+        JOIN covey.inbox i ON i.position = w.position
+        LEFT JOIN covey.reply r ON r.command_id = i.command_id
+        WHERE h.key = p_key AND h.token = p_token
+        ORDER BY i.position LIMIT 1;
+END $$;
+
+-- Give back the keys whose outside work has lost its worker: every process holds a lock with its number for as long as
+-- it lives. Each has then had a crash. Returns how many there are, and how many processes have died.
+CREATE FUNCTION covey.recover(p_class int, p_lanes int, p_limit int) RETURNS int LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    freed int;
+    died int := covey.bury(p_class, p_lanes, p_limit, 0);
+BEGIN
+    IF NOT EXISTS (SELECT FROM covey.hold WHERE state = 'working') THEN
+        RETURN died;
+    END IF;
+    UPDATE covey.hold SET state = 'waiting', until = clock_timestamp(), token = NULL, owner = NULL,
+        crashes = crashes + 1
     WHERE state = 'working' AND NOT EXISTS (
         SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid::bigint = p_class AND l.objsubid = 2
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
             AND l.objid::bigint = owner::bigint);
     GET DIAGNOSTICS freed = ROW_COUNT;
-    RETURN freed;
+    RETURN freed + died;
 END $$;
 
 -- Come back from an effect outside: under the lane's lock, and only if the hold is still the caller's.

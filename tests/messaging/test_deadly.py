@@ -1,0 +1,195 @@
+"""A message that kills the process which handles it becomes a dead letter; its neighbours are handled."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from covey.database.pool import Database
+from covey.local.engines.embedded import Engines
+from covey.messaging.brokers.memory import MemoryBroker
+from covey.messaging.brokers.nats import NatsBroker
+from covey.messaging.dead_letters import DeadLetters
+from covey.messaging.options import MessagingOptions
+from covey.testing.eventually import eventually
+from covey.testing.replica import ReplicaOptions, replica
+from tests.messaging.feed import Feed, dead, effects, holds, keeping, settled, with_effects
+
+PROGRAM = """
+import asyncio, os, signal, sys
+from datetime import timedelta
+from covey.message import Reply
+from covey.messaging.brokers.nats import NatsBroker
+from covey.messaging.options import MessagingOptions
+from covey.messaging.router import Router
+from covey.testing.replica import ReplicaOptions, replica
+from tests.messaging.feed import Added, keep
+
+database_url, nats_url, system, how = sys.argv[1:]
+router = Router()
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def handle(message, work):
+    if message.name == "deadly":
+        die()
+    await keep(message, work)
+
+class Effect:
+    async def intend(self, message, work):
+        return 1
+    async def call(self, message, intent, key):
+        if message.name == "deadly":
+            die()
+        return 1
+    async def settle(self, message, result, work):
+        await keep(message, work)
+
+if how == "external":
+    router.external(Added, Effect())
+else:
+    router.on(Added)(handle)
+
+async def main():
+    broker = await NatsBroker.open(nats_url, system)
+    options = ReplicaOptions(messaging=MessagingOptions(poll=timedelta(milliseconds=20)))
+    async with replica("shop", database_url, broker, [router], options=options):
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+MOST_DEATHS = 8
+"""Two on end make suspects, three more are each the message's own; some spare for a machine that is slow."""
+
+
+async def kept_running(program: list[str], deaths: list[int]) -> None:
+    """Start a process again whenever it ends, as a supervisor does."""
+    while True:
+        process = await asyncio.create_subprocess_exec(*program)
+        try:
+            deaths.append(await process.wait())
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["waits for the process", "comes while it runs"])
+@pytest.mark.parametrize("how", ["handler", "external"])
+async def test_a_message_that_kills_its_process_each_time_is_a_dead_letter_and_its_neighbours_are_handled(
+    how: str,
+    before: bool,
+    make_database: Callable[[Path | None], str],
+    covey_engines: Engines,
+    nats_broker: NatsBroker,
+    system_name: str,
+    tmp_path: Path,
+) -> None:
+    url = with_effects(make_database(None))
+    (tmp_path / "shop.py").write_text(PROGRAM)
+    feed = Feed(nats_broker)
+    deaths: list[int] = []
+    program = [sys.executable, str(tmp_path / "shop.py"), url, covey_engines.nats_url, system_name, how]
+    numbers = [feed.envelope("deadly" if n == 20 else f"key {n % 30}", n) for n in range(40)]
+    await feed.publish(numbers[:1] if not before else [*numbers, feed.envelope("deadly", 100)])
+    supervisor = asyncio.create_task(kept_running(program, deaths))
+    try:
+        async with Database.open(url) as database:
+            if not before:
+                await eventually(lambda: _count(database, "effect", 1), timedelta(seconds=20))
+                await feed.publish([*numbers[1:], feed.envelope("deadly", 100)])
+            await eventually(lambda: _is_dead(database), timedelta(seconds=60))
+            await eventually(lambda: _count(database, "effect", 39), timedelta(seconds=20))
+
+            assert len(deaths) <= MOST_DEATHS, deaths
+            assert await _count(database, "covey.inbox_held", 2)
+            settled = len(deaths)
+            await feed.add("key 1", range(200, 210))
+            await eventually(lambda: _count(database, "effect", 49), timedelta(seconds=20))
+            assert len(deaths) == settled
+    finally:
+        supervisor.cancel()
+        await asyncio.gather(supervisor, return_exceptions=True)
+
+
+async def test_what_was_there_when_processes_died_is_handled_all_the_same_and_in_order(
+    memory_broker: MemoryBroker, feed: Feed, shop_url: str
+) -> None:
+    await feed.publish([feed.envelope(f"key {n % 5}", n) for n in range(50)])
+    idle = ReplicaOptions(messaging=MessagingOptions(workers=0))
+    async with replica("shop", shop_url, memory_broker, [keeping()], options=idle) as shop:
+        await eventually(lambda: _count(shop.database, "covey.inbox_pending", 50))
+        await _die(shop.database)
+    async with replica("shop", shop_url, memory_broker, [keeping()], options=idle) as shop:
+        assert await holds(shop) == {}
+        await _die(shop.database)
+
+    async with replica("shop", shop_url, memory_broker, [keeping()], options=idle) as shop:
+        await settled(shop)
+
+        for key in range(5):
+            assert await effects(shop, f"key {key}") == list(range(key, 50, 5))
+        assert await holds(shop) == {}
+
+
+async def test_a_process_that_ends_in_good_order_makes_nothing_suspect(
+    memory_broker: MemoryBroker, feed: Feed, shop_url: str
+) -> None:
+    await feed.add("a", range(10))
+    idle = ReplicaOptions(messaging=MessagingOptions(workers=0))
+    for _ in range(3):
+        async with replica("shop", shop_url, memory_broker, [keeping()], options=idle) as shop:
+            await eventually(lambda: _count(shop.database, "covey.inbox_pending", 10))
+            assert await _count(shop.database, "covey.process", 1)
+
+    async with Database.open(shop_url) as database:
+        assert await _count(database, "covey.process", 0)
+        assert await _count(database, "covey.suspect", 0)
+
+
+async def test_a_suspect_whose_process_has_died_again_is_a_dead_letter_and_has_its_attempts_again_when_it_is_replayed(
+    memory_broker: MemoryBroker, feed: Feed, shop_url: str
+) -> None:
+    await feed.add("a", range(3))
+    idle = ReplicaOptions(messaging=MessagingOptions(workers=0))
+    async with replica("shop", shop_url, memory_broker, [keeping()], options=idle) as shop:
+        await eventually(lambda: _count(shop.database, "covey.inbox_pending", 3))
+    async with Database.open(shop_url) as database, database.acquire() as connection:
+        await connection.execute(
+            "SELECT covey.park(key, position, 'working', interval '1 minute', 0, gen_random_uuid(), 1, NULL)"
+            " FROM covey.inbox_pending ORDER BY position LIMIT 1"
+        )
+        await connection.execute("UPDATE covey.hold SET crashes = 4")
+
+    async with replica("shop", shop_url, memory_broker, [keeping()]) as shop:
+        assert "died, 5 times on end" in (await dead(shop))["a"]
+        await DeadLetters(shop.transactions).replay("a")
+        assert await shop.fetchval("SELECT count(*) FROM covey.hold WHERE crashes <> 2") == 0
+        await settled(shop)
+
+        assert await effects(shop) == [0, 1, 2]
+
+
+async def _die(database: Database) -> None:
+    """Leave what a process leaves that has died."""
+    async with database.acquire() as connection:
+        await connection.execute("INSERT INTO covey.process VALUES (1)")
+
+
+async def _is_dead(database: Database) -> bool:
+    async with database.acquire() as connection:
+        held = await connection.fetch("SELECT key, state, error FROM covey.hold")
+    return [(row["key"], row["state"]) for row in held] == [("deadly", "dead")]
+
+
+async def _count(database: Database, table: str, count: int) -> bool:
+    async with database.acquire() as connection:
+        found = await connection.fetchval(f"SELECT count(*) FROM {table}")
+    return bool(found == count)
