@@ -100,6 +100,15 @@ async def test_routes_may_be_added_until_the_first_request(make: Make) -> None:
     assert (await ask(app, "GET", "/late")).json()["route"] == "late"
 
 
+async def test_a_number_in_a_path_that_nobody_can_read_is_not_found(make: Make) -> None:
+    api = APIRouter()
+    api.add_api_route("/things/{number:int}", say("thing"))
+
+    answer = await ask(make(api), "GET", "/things/" + "9" * 5_000)
+
+    assert answer.status == 404
+
+
 async def test_urls_of_routes_can_be_made(make: Make) -> None:
     api = APIRouter()
 

@@ -104,7 +104,10 @@ def template_of(scope: Scope) -> str:
 
 def _entered(scope: Scope, route: _Route, found: re.Match[str]) -> _Route:
     values = found.groupdict()
-    scope["path_params"] = {name: route.converters[name].convert(value) for name, value in values.items()}
+    try:
+        scope["path_params"] = {name: route.converters[name].convert(value) for name, value in values.items()}
+    except ValueError:  # a number of more digits than Python reads
+        raise HTTPException(404) from None
     scope["endpoint"] = route.endpoint
     scope["route"] = route.original
     scope[_TEMPLATE] = route.template
