@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from covey.errors import Unreadable
 from covey.http.application import Application
-from covey.http.body import check_nesting
+from covey.http.body import check_nesting, check_surrogates
 from covey.http.edge import HttpOptions
 from covey.testing.asgi import ask, scope_of
 
@@ -219,6 +219,21 @@ async def test_other_encodings_cannot_smuggle_depth_past_the_check(app: Applicat
         assert (answer.status, answer.json()["type"]) == (400, "/problems/unreadable"), encoding
 
 
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("text", [r"\ud83d", r"\uDE00", r"\ud83d\n", r"\ud83d\u0041", r"\ud83d\ud83d\ude00"])
+async def test_half_of_an_emoji_is_refused(app: Application, text: str, before: bytes) -> None:
+    for body in (f'{{"a": "{text}"}}', f'{{"{text}": NaN}}'):
+        answer = await ask(app, "POST", "/any", body=before + body.encode())
+
+        assert (answer.status, answer.json()["type"]) == (400, "/problems/unreadable"), body
+
+
+async def test_whole_emojis_and_what_only_looks_like_half_of_one_are_taken(app: Application) -> None:
+    body = rb'{"a": "\ud83d\ude00", "b": "C:\\ud83d", "c": NaN}'
+
+    assert (await ask(app, "POST", "/any", body=body)).status == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -231,13 +246,15 @@ async def test_other_encodings_cannot_smuggle_depth_past_the_check(app: Applicat
         (b"[" * 32 + b"]" * 32) * (MIB // 64),
         b'{"a":[' * (MIB // 6),
         b"[" * 40 + b'"\\"' * (MIB // 3),
+        b'"' + b"\\ud83d\\ude00" * (MIB // 12),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_the_worst_mebibyte_costs_no_more_than_a_moment(body: bytes) -> None:
     begun = time.process_time()
 
     with suppress(Unreadable):
         check_nesting(body, 32)
+        check_surrogates(body)
 
     assert time.process_time() - begun < 0.25

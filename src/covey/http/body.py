@@ -11,12 +11,15 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from pydantic_core import from_json
+
 from covey.errors import Rejected, TooLarge, Unreadable
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 # Possessive, so that an unterminated string costs one pass and no backtracking.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_BOM = b"\xef\xbb\xbf"
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -75,6 +78,20 @@ def check_encoding(body: bytes) -> None:
         raise Unreadable("JSON is sent as UTF-8") from None
     if b"\0" in body:
         raise Unreadable("JSON holds no zero bytes")
+
+
+def check_surrogates(body: bytes) -> None:
+    """Refuse JSON with half of a surrogate pair. Raises Unreadable; other mistakes pass.
+
+    Python reads it as text that cannot be stored, sent or answered with (RFC 8259, section 8.2). Call it when nesting
+    has been checked.
+    """
+    if b"\\ud" in body or b"\\uD" in body:
+        try:
+            from_json(body.removeprefix(_BOM), cache_strings="none")
+        except ValueError as error:
+            if "hex escape" in str(error):
+                raise Unreadable("JSON holds half of a surrogate pair") from None
 
 
 def check_nesting(body: bytes, max_depth: int) -> None:

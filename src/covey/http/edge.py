@@ -97,6 +97,7 @@ class Edge:
         if b"json" in headers.get(b"content-type", b"json").lower():
             body.check_encoding(content)
             body.check_nesting(content, options.max_json_depth)
+            body.check_surrogates(content)
         return body.replay(content, receive)
 
     async def _in_time(self, value: bytes, exchange: Exchange, receive: Receive) -> None:
