@@ -277,7 +277,7 @@ class TestTheBulkhead:
         self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
     ) -> None:
         async def slow(command: Charge, key: str) -> str:
-            await asyncio.sleep(0.01)
+            await eventually(lambda: provider.most >= 7, because="all that may are under way at once")
             return key
 
         provider = Provider(slow)
