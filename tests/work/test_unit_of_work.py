@@ -264,7 +264,7 @@ class TestAFailedTransaction:
     ) -> None:
         with pytest.raises(QueryFailed, match="ended"):
             async with transactions.begin() as work:
-                await work.execute("INSERT INTO effect VALUES (1); /* hidden */ ROLLBACK WORK")
+                await work.execute("INSERT INTO effect VALUES (1); /* hidden: /* */ ' */ ROLLBACK WORK -- '")
 
         assert await stored(small_pool) == (0, 0, 0)
 
@@ -299,6 +299,9 @@ LASTING = [
     "-- why\nSET search_path TO public",
     "/* why */ COMMIT",
     "  \n\tCOMMIT",
+    "SELECT 1; COMMIT; BEGIN",
+    "SELECT ';' ;-- why\nSET search_path TO public",
+    "DO $$ BEGIN PERFORM 1; END $$; RESET ALL",
 ]
 HARMLESS = [
     "SET LOCAL search_path TO public",
@@ -313,6 +316,10 @@ HARMLESS = [
     "CREATE TEMP TABLE t (n int) ON COMMIT DROP",
     "/* SET x */ SELECT 1",
     "-- COMMIT\nSELECT 1",
+    "SELECT 1; SET LOCAL search_path TO public",
+    "SELECT '; COMMIT', $x$ ; COMMIT $x$ /* ; COMMIT */ -- ; COMMIT",
+    'SELECT 1 AS "; COMMIT"',
+    "DO $$ BEGIN PERFORM 1; END $$",
 ]
 
 

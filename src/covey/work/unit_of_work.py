@@ -34,6 +34,8 @@ _OUTLIVES = re.compile(
     r"|.*\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(|.*\bset_config\s*\([^()]*,\s*false\s*\)",
     re.IGNORECASE | re.DOTALL,
 )
+# Texts, names, function bodies and comments: a semicolon in these separates no statements.
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|(?P<tag>\$(?!\d)\w*\$).*?(?P=tag)|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
 
 class Work:
@@ -357,4 +359,5 @@ def _refuse_lasting(sql: str) -> None:
 
 @lru_cache(maxsize=4096)  # the texts of a program's statements, looked at once each
 def _is_lasting(sql: str) -> bool:
-    return _OUTLIVES.match(sql) is not None
+    statements = [sql, *_QUOTED.sub(" ", sql).split(";")[1:]]  # several at once run in the same round trip
+    return any(_OUTLIVES.match(statement) for statement in statements)
