@@ -20,6 +20,7 @@ from uuid import UUID
 from covey.errors import CoveyError
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.unit import Up
+from covey.local.up import covey
 from shop.auditor import audit
 from shop.books import SERVICES, Sources
 from shop.client import ShopClient, order_of
@@ -191,7 +192,7 @@ def _conclude(terminal: Terminal, failures: Sequence[str], seconds: float) -> No
 
 
 def _invite(terminal: Terminal, system: RunningSystem) -> None:
-    terminal.say("The shop stays up; Ctrl-C stops it. In another terminal: covey status, covey logs -f, and")
+    terminal.say(f"The shop stays up; Ctrl-C stops it. In another terminal: {covey()} status, {covey()} logs -f, and")
     terminal.say(f"  curl {system.url('inventory')}/api/v1/products")
 
 

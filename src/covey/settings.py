@@ -10,14 +10,16 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from covey.errors import ConfigurationError
 
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_SYSTEM = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
@@ -45,11 +47,19 @@ class ServiceSettings(BaseSettings):
     )
 
     pool_size: int = Field(default=10, ge=1, description="connections for requests and handlers, each process")
-    pool_wait: timedelta = Field(default=timedelta(seconds=2), description="how long work waits for a connection")
-    statement_timeout: timedelta = Field(default=timedelta(seconds=10), description="no statement runs longer")
-    drain_timeout: timedelta = Field(default=timedelta(seconds=10), description="work may finish so long after SIGTERM")
+    pool_wait: timedelta = Field(
+        default=timedelta(seconds=2), gt=timedelta(0), description="how long work waits for a connection"
+    )
+    statement_timeout: timedelta = Field(
+        default=timedelta(seconds=10), gt=timedelta(0), description="no statement runs longer"
+    )
+    drain_timeout: timedelta = Field(
+        default=timedelta(seconds=10), ge=timedelta(0), description="work may finish so long after SIGTERM"
+    )
     unready_for: timedelta = Field(
-        default=timedelta(0), description="keep serving for so long after SIGTERM, until load balancers have seen it"
+        default=timedelta(0),
+        ge=timedelta(0),
+        description="keep serving for so long after SIGTERM, until load balancers have seen it",
     )
 
     @field_validator("*", mode="before")
@@ -58,6 +68,38 @@ class ServiceSettings(BaseSettings):
         """Read a bare number as seconds where a span is meant; pydantic takes it for a malformed duration."""
         is_span = cls.model_fields[str(info.field_name)].annotation is timedelta
         return float(value) if is_span and isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        return _url(value, ("postgresql", "postgres"), "postgresql://role@host:5432/database")
+
+    @field_validator("nats_url")
+    @classmethod
+    def _nats(cls, value: str) -> str:
+        for one in value.split(","):
+            _url(one if "://" in one else f"nats://{one}", ("nats", "tls", "ws", "wss"), "nats://host:4222")
+        return value
+
+    @field_validator("valkey_url")
+    @classmethod
+    def _valkey(cls, value: str | None) -> str | None:
+        schemes = ("valkey", "valkeys", "redis", "rediss", "unix")
+        return value if value is None else _url(value, schemes, "valkey://host:6379")
+
+    @field_validator("system")
+    @classmethod
+    def _one_word(cls, value: str) -> str:
+        if not _SYSTEM.fullmatch(value):
+            raise ValueError("it names streams: letters, digits, hyphens and underscores only")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _level(cls, value: str) -> str:
+        if value.upper() not in _LEVELS:
+            raise ValueError(f"it must be one of {', '.join(_LEVELS)}")
+        return value
 
     @field_validator("otel_exporter_otlp_headers", mode="before")
     @classmethod
@@ -78,12 +120,27 @@ def load(settings: type[S], service: str) -> S:
     try:
         return settings(_env_file=_left_by_covey_up(service))
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise ConfigurationError(
             f"the environment does not make a working {service} service:\n"
             + "\n".join(lines)
             + f"\n`covey up` sets these, and `covey up --without {service}` sets them for one that you start yourself"
         ) from None
+
+
+def _url(value: str, schemes: tuple[str, ...], example: str) -> str:
+    """Return an address as it is; raise ValueError, which shows nothing of it, when it cannot be one."""
+    try:
+        parts = urlsplit(value)
+        possible = parts.scheme in schemes and bool(parts.netloc or parts.path.strip("/") or parts.query)
+    except ValueError:
+        possible = False
+    if not possible:
+        raise ValueError(f"it must read like {example}")
+    return value
 
 
 def _header(member: str) -> tuple[str, str]:

@@ -89,7 +89,9 @@ class _Settings(ServiceSettings):
 
 @pytest.mark.parametrize(("text", "seconds"), [("3", 3), ("2.5", 2.5), ("PT2.5S", 2.5), ("PT1M", 60)])
 def test_a_span_is_written_as_the_page_says(text: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("POOL_WAIT", "PROVIDER_TIMEOUT", "DATABASE_URL", "NATS_URL"):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://localhost/order")
+    monkeypatch.setenv("NATS_URL", "nats://localhost")
+    for name in ("POOL_WAIT", "PROVIDER_TIMEOUT"):
         monkeypatch.setenv(name, text)
 
     settings = load(_Settings, "order")

@@ -6,7 +6,7 @@ the caller nothing but a correlation id; what it was goes into the log, once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import ceil
@@ -113,20 +113,33 @@ def _raised_status(error: HTTPException) -> Problem:
 
 
 def _invalid_request(error: RequestValidationError) -> Problem:
-    found = error.errors()
+    found = _causes(error.errors())
     if any(one["type"] == "json_invalid" for one in found):
         status, slug, title = _MEANINGS[errors.Unreadable]
-        return Problem(status, slug, title, detail=f"the body is no JSON: {found[0]['ctx']['error']}")
+        where = f"the body is no JSON: {found[0]['ctx']['error']}, at character {found[0]['loc'][-1]}"
+        return Problem(status, slug, title, detail=where)
     status, slug, title = _MEANINGS[errors.Invalid]
     count = len(found)
     detail = f"{count} rules are broken; the first {_MOST_ERRORS} are listed" if count > _MOST_ERRORS else None
     return Problem(status, slug, title, detail, errors=[_rule(one) for one in found[:_MOST_ERRORS]])
 
 
+def _causes(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out what only follows from a mistake further in: a list is not too short because its one line is wrong."""
+    places = {tuple(one["loc"]) for one in found}
+    inside = {place[:depth] for place in places for depth in range(1, len(place))}
+    return [one for one in found if tuple(one["loc"]) not in inside]
+
+
 def _rule(found: Mapping[str, Any]) -> dict[str, str]:
     """Return one broken rule: where (RFC 6901, without the value that was sent), which, and what it asks for."""
     place, *path = found["loc"]
-    return {"in": str(place), "pointer": _pointer(path), "what": str(found["msg"]), "rule": str(found["type"])}
+    return {
+        "in": str(place),
+        "pointer": _pointer(path),
+        "what": str(found["msg"]).removeprefix("Value error, "),
+        "rule": str(found["type"]),
+    }
 
 
 def _pointer(path: Iterable[str | int]) -> str:

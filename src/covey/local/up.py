@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,8 +86,14 @@ def _summary(running: RunningSystem, seconds: float, *, colours: bool) -> str:
     shown = render(status.units, colours=colours)
     return (
         f"{running.system.name} is up after {seconds:.1f} s\n\n{shown}\n\n"
-        "Ctrl-C stops it. In another terminal: covey status, covey logs -f, covey down"
+        f"Ctrl-C stops it. In another terminal: {covey()} status, {covey()} logs -f, {covey()} down"
     )
+
+
+def covey() -> str:
+    """Return what to type for `covey` here: it need not be on the PATH."""
+    beside = Path(sys.executable).with_name("covey")
+    return "covey" if shutil.which("covey") or not beside.is_file() else os.path.relpath(beside)
 
 
 def _by_hand(service: str, told: dict[str, str]) -> str:
