@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -65,6 +66,7 @@ async def main():
 asyncio.run(main())
 """
 
+ROOT = Path(__file__).parents[2]
 MOST_DEATHS = 8
 """Two on end make suspects, three more are each the message's own; some spare for a machine that is slow."""
 
@@ -72,7 +74,7 @@ MOST_DEATHS = 8
 async def kept_running(program: list[str], deaths: list[int]) -> None:
     """Start a process again whenever it ends, as a supervisor does."""
     while True:
-        process = await asyncio.create_subprocess_exec(*program)
+        process = await asyncio.create_subprocess_exec(*program, env={**os.environ, "PYTHONPATH": str(ROOT)})
         try:
             deaths.append(await process.wait())
         finally:
