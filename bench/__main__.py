@@ -67,7 +67,7 @@ def _report(answers: list[Answer], failures: list[str], loads: list[float]) -> s
     lines = [
         "# Results",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {os.cpu_count()} cores, {_processor()} · {platform.platform()} ·"
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {os.cpu_count()} cores, {_processor()} · {platform.system()} ·"
         f" Python {platform.python_version()} · load before and after {loads[0]:.1f}, {loads[1]:.1f}",
         "",
         ", ".join(f"{name} {version(name)}" for name in PACKAGES),
