@@ -183,6 +183,14 @@ class TestOneStatement:
 
         assert await stored(small_pool) == (0, 0, 0)
 
+    async def test_for_many_rows_is_all_of_them_or_none(self, transactions: Transactions, small_pool: Database) -> None:
+        with pytest.raises(ConstraintViolated):
+            async with transactions.begin() as work:
+                for n in [*range(20_000), 7]:
+                    work.defer("INSERT INTO effect VALUES ($1)", n)
+
+        assert await stored(small_pool) == (0, 0, 0)
+
     async def test_that_is_refused_when_it_commits_is_an_error(
         self, transactions: Transactions, small_pool: Database
     ) -> None:
