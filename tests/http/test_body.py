@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.errors import Unreadable
+from covey.errors import TooLarge, Unreadable
 from covey.http.application import Application
-from covey.http.body import check_nesting, check_surrogates
+from covey.http.body import check_nesting, check_surrogates, check_values
 from covey.http.edge import HttpOptions
 from covey.testing.asgi import ask, scope_of
 
@@ -207,6 +207,35 @@ def test_brackets_in_strings_do_not_count() -> None:
     check_nesting(json.dumps({"text": "[" * 1000, "escaped": '\\"[[[[' * 100}).encode(), 2)
 
 
+async def test_json_of_too_many_values_is_refused_before_it_is_parsed(app: Application) -> None:
+    for count, status in ((20_000, 200), (20_001, 413)):
+        items = [1] * (count - 3)  # the object, the list and the text are values too
+        answer = await ask(app, "POST", "/any", body=json.dumps({"items": items, "text": "[,{" * 50}).encode())
+        assert answer.status == status
+
+    unfinished = await ask(app, "POST", "/any", body=b"[" + b"1," * 20_000)
+    assert (unfinished.status, unfinished.json()["type"]) == (413, "/problems/too-large")
+
+
+def values_in(value: Any) -> int:
+    """Count values; what is empty as two."""
+    if isinstance(value, dict | list):
+        inner = list(value.values()) if isinstance(value, dict) else value
+        return 1 + (sum(map(values_in, inner)) if inner else 1)
+    return 1
+
+
+@given(value=json_values, limit=st.integers(1, 20), indent=st.sampled_from([None, 1]))
+def test_values_are_counted_as_a_parser_would(value: Any, limit: int, indent: int | None) -> None:
+    body = json.dumps(value, indent=indent).encode()
+
+    if values_in(value) <= limit:
+        check_values(body, limit)
+    else:
+        with pytest.raises(TooLarge):
+            check_values(body, limit)
+
+
 async def test_other_encodings_cannot_smuggle_depth_past_the_check(app: Application) -> None:
     # The second byte of U+2241 is that of a quotation mark: read as UTF-8, every other bracket is inside a string.
     text = '{"a":[' + '"\u2241",[' * 40 + "]" * 41 + "}"
@@ -247,14 +276,15 @@ async def test_whole_emojis_and_what_only_looks_like_half_of_one_are_taken(app: 
         b'{"a":[' * (MIB // 6),
         b"[" * 40 + b'"\\"' * (MIB // 3),
         b'"' + b"\\ud83d\\ude00" * (MIB // 12),
+        b'",' * (MIB // 2),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_the_worst_mebibyte_costs_no_more_than_a_moment(body: bytes) -> None:
     begun = time.process_time()
 
-    with suppress(Unreadable):
-        check_nesting(body, 32)
-        check_surrogates(body)
+    for check in (lambda: check_nesting(body, 32), lambda: check_values(body, 20_000), lambda: check_surrogates(body)):
+        with suppress(Unreadable, TooLarge):
+            check()
 
     assert time.process_time() - begun < 0.25

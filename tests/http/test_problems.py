@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, Header, HTTPException, Query
+from fastapi import APIRouter, Depends, Header, HTTPException, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from hypothesis import HealthCheck, given, settings
@@ -225,6 +225,50 @@ async def test_a_body_of_a_thousand_mistakes_is_answered_shortly(make: Make) -> 
     assert len(answer.body) < 10_000
 
 
+class Wide(BaseModel):
+    """Something whose every field may be missing."""
+
+    a: int
+    b: int
+    c: int
+    d: int
+    e: int
+
+
+async def wide(item: list[Wide]) -> None:
+    """Be depended upon, with a body of its own."""
+
+
+@pytest.mark.parametrize("path", ["/one", "/two", "/inner"])
+async def test_a_body_of_countless_mistakes_is_refused_by_their_number(make: Make, path: str) -> None:
+    """Describing each of them would hold up everybody else: no description of one is ever made."""
+    api = APIRouter()
+
+    @api.post("/one")
+    async def one(items: list[Wide]) -> None: ...
+
+    @api.post("/two")
+    async def two(items: list[Wide], others: list[Wide]) -> None: ...
+
+    @api.post("/inner", dependencies=[Depends(wide)])
+    async def inner() -> None: ...
+
+    app = make(api)
+    few, many = ([{}] * count for count in (1_000, 1_001))
+
+    told = await ask(app, "POST", path, body=body_of(path, few))
+    refused = await ask(app, "POST", path, body=body_of(path, many))
+
+    assert is_problem(told, 422, "invalid")["detail"].startswith("5000 rules are broken; the first 25")
+    problem = is_problem(refused, 422, "invalid")
+    assert problem["detail"].startswith("5005 rules are broken, more than are told of")
+    assert "errors" not in problem
+
+
+def body_of(path: str, items: list[Any]) -> bytes:
+    return json.dumps({"items": items, "others": []} if path == "/two" else items).encode()
+
+
 async def test_what_was_sent_is_not_sent_back_and_not_logged(make: Make, log: Log) -> None:
     body = b'{"lines":"hunter2", "password": "hunter2"}'
 
@@ -271,7 +315,7 @@ async def test_whatever_is_sent_gets_an_answer_that_can_be_read(shop: Applicatio
     )
 
 
-@given(path=st.text(st.characters(codec=None), max_size=30).map(lambda text: "/" + text))
+@given(path=st.text(st.characters(codec=None), max_size=30).map(lambda text: "/nowhere/" + text))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_whatever_is_asked_for_gets_an_answer_that_can_be_read(shop: Application, path: str) -> None:
     scope = {**scope_of("GET", "/", {}), "path": path}

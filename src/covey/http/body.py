@@ -1,7 +1,8 @@
 """Request bodies, read whole and bounded before anything is done with them (OWASP API4, unrestricted consumption).
 
 A body over the limit is refused by its Content-Length without reading it, or as soon as it grows past the limit.
-JSON that is nested too deep is refused before it is parsed: parsers recurse. Both checks take linear time.
+JSON that is nested too deep, or holds too many values, is refused before it is parsed: parsers recurse, and each value
+may break many rules of a model. All checks take linear time.
 """
 
 from __future__ import annotations
@@ -112,6 +113,15 @@ def check_nesting(body: bytes, max_depth: int) -> None:
         raise Unreadable(f"objects and arrays may be nested {max_depth} levels deep")
 
 
+def check_values(body: bytes, most: int) -> None:
+    """Refuse JSON of more objects, arrays and other values. Raises TooLarge; other mistakes pass.
+
+    An empty object or array counts as two.
+    """
+    if _values(body) > most and _values(_STRING.sub(b"", body)) > most:
+        raise TooLarge(f"JSON may hold {most} values")
+
+
 async def _read_parts(message: MutableMapping[str, Any], receive: Receive, max_bytes: int) -> bytes:
     parts, size = [], 0
     while message["type"] == "http.request":
@@ -122,6 +132,11 @@ async def _read_parts(message: MutableMapping[str, Any], receive: Receive, max_b
             return b"".join(parts)
         message = await receive()
     raise Disconnected
+
+
+def _values(text: bytes) -> int:
+    """Count what begins behind a bracket or a comma, and the whole."""
+    return 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _check_size(size: int, max_bytes: int) -> None:

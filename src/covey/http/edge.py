@@ -32,6 +32,7 @@ class HttpOptions:
 
     max_body_bytes: int = 1024 * 1024
     max_json_depth: int = 32
+    max_json_values: int = 20_000
     body_timeout: timedelta = timedelta(seconds=20)
     quiet: frozenset[str] = frozenset({"/health", "/ready", "/metrics"})
 
@@ -97,6 +98,7 @@ class Edge:
         if b"json" in headers.get(b"content-type", b"json").lower():
             body.check_encoding(content)
             body.check_nesting(content, options.max_json_depth)
+            body.check_values(content, options.max_json_values)
             body.check_surrogates(content)
         return body.replay(content, receive)
 

@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from covey.http import patience
+
 UNMATCHED = "unmatched"
 """The one label under which all requests are counted that no route matches."""
 
@@ -122,6 +124,7 @@ def _flat(found: RouteContext) -> _Route | BaseRoute:
     original = found.original_route
     if not isinstance(original, APIRoute) or found.path_format is None or found.endpoint is None:
         return original
+    patience.limit(found.dependant)
     methods = frozenset(found.methods or ())
     return _Route(
         template=found.path_format,
