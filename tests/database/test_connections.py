@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 import covey.database.connections
 from covey.database.connections import Connections
 from covey.errors import DatabaseUnavailable, PoolExhausted
+from covey.testing.interruption import every_interruption
 from tests.database.noise import quiet
 
 
@@ -118,6 +120,101 @@ async def test_a_lost_connection_is_replaced_for_who_waits() -> None:
     assert await other is server.opened[1]
     pool.give(await other)
     assert pool.usage == (1, 1)
+
+
+async def test_who_waits_keeps_its_turn_when_what_comes_back_is_lost() -> None:
+    server = Server()
+    pool = server.connections(size=1)
+    one = await pool.take()
+    order: list[str] = []
+    tasks = [named(name, await waiting(pool), order) for name in ("first", "second")]
+    tasks.append(named("late", asyncio.create_task(pool.take()), order))  # runs before who is served below does
+    one.closed = True
+    pool.give(one)
+    for task in tasks:
+        pool.give(await task)
+
+    assert order == ["first", "second", "late"]
+    assert pool.usage == (1, 1)
+
+
+async def test_who_waits_keeps_its_turn_when_opening_for_another_fails() -> None:
+    order: list[str] = []
+    tasks: dict[str, asyncio.Task[FakeConnection]] = {}
+    answer = asyncio.Event()
+    server = Server()
+
+    async def connect() -> FakeConnection:
+        await answer.wait()
+        if "late" in tasks:
+            return await server.connect()
+        tasks["late"] = named("late", asyncio.create_task(pool.take()), order)  # runs before who is served next does
+        raise DatabaseUnavailable("down")
+
+    pool = Connections(connect, size=1, keep=0, wait_seconds=5)
+    for name in ("opens", "first", "second"):
+        tasks[name] = named(name, await waiting(pool), order)
+    answer.set()
+    with pytest.raises(DatabaseUnavailable):
+        await tasks["opens"]
+    for name in ("first", "second", "late"):
+        pool.give(await tasks[name])
+
+    assert order == ["opens", "first", "second", "late"]
+    assert pool.usage == (1, 1)
+
+
+async def test_turn_and_opening_together_take_no_longer_than_the_wait() -> None:
+    server = SlowServer()
+    server.answer.set()
+    pool = server.connections(size=1, wait_seconds=0.05)
+    one = await pool.take()
+    server.answer.clear()
+    first = await waiting(pool)
+    one.closed = True
+    pool.give(one)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(PoolExhausted):
+            await first
+
+    server.answer.set()
+    pool.give(await pool.take())
+    assert pool.usage == (1, 1), "what was opened too late for one is there for the next"
+
+
+@pytest.mark.parametrize("down", [False, True])
+async def test_a_place_is_kept_wherever_who_waits_for_it_is_interrupted(down: bool) -> None:
+    server = Server()
+    pool = server.connections(size=1)
+
+    async def served_after_a_loss() -> None:
+        lost = await pool.take()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(used_and_lost(lost))
+            with suppress(DatabaseUnavailable):
+                pool.give(await pool.take())
+
+    async def used_and_lost(connection: FakeConnection) -> None:
+        try:
+            await asyncio.sleep(0)
+            server.down = down
+        finally:
+            connection.closed = True
+            pool.give(connection)
+
+    with quiet():
+        async for _ in every_interruption(served_after_a_loss):
+            server.down = False
+            async with asyncio.timeout(5):
+                pool.give(await pool.take())
+            assert pool.usage == (1, 1)
+
+
+def named(name: str, task: asyncio.Task[FakeConnection], order: list[str]) -> asyncio.Task[FakeConnection]:
+    """Return a task that is noted when it is done."""
+    task.add_done_callback(lambda _: order.append(name))
+    return task
 
 
 async def test_one_lost_while_idle_is_not_lent() -> None:

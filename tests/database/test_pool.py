@@ -14,6 +14,7 @@ from covey.database.administration import drop_database
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted
 from covey.local.engines.embedded import Engines
+from covey.testing.cable import Cable as Line
 from covey.testing.eventually import eventually
 from covey.work.unit_of_work import Transactions
 from tests.database.noise import quiet
@@ -97,6 +98,36 @@ async def test_a_pool_that_cannot_connect_is_not_called_exhausted(database_url: 
             cable.cut.clear()
 
     assert not isinstance(caught.value, PoolExhausted)
+
+
+async def test_who_waits_is_served_in_turn_while_connections_keep_breaking(database_url: str) -> None:
+    """Every connection given back is lost, and some while they are opened: nobody is overtaken, no place is lost."""
+    options = PoolOptions(size=2, wait=timedelta(seconds=20))
+    async with Line.to(database_url) as line, Database.open(line.url, options) as database:
+        served: list[int] = []
+
+        async def work(number: int) -> None:
+            try:
+                async with database.acquire() as connection:
+                    served.append(number)
+                    line.cut()
+                    line.mend()
+                    await eventually(connection.is_closed)
+            except PoolExhausted:
+                raise
+            except DatabaseUnavailable:
+                served.append(number)
+
+        with quiet():
+            tasks = [asyncio.create_task(work(number)) for number in range(12)]
+            await asyncio.gather(*tasks)
+            del tasks
+
+        assert sorted(served) == list(range(12))
+        assert all(abs(number - turn) < 2 for turn, number in enumerate(served)), served
+        await eventually(lambda: database.usage[0] == database.usage[1])
+        async with database.acquire() as one, database.acquire() as two:
+            assert await one.fetchval("SELECT 1") == await two.fetchval("SELECT 1")
 
 
 async def test_a_database_that_is_not_there_is_unavailable_and_no_vendor_error(

@@ -51,29 +51,38 @@ class Connections:
                 self.give(connection)
 
     async def take(self) -> Any:
-        """Borrow a connection. Raises PoolExhausted when none is free in time, DatabaseUnavailable."""
-        deadline: float | None = None
-        while True:
-            connection = self._free()
-            if connection is not None:
-                return connection
-            if self._closed:
-                raise DatabaseUnavailable("the pool is closed")
-            if len(self._lent) + self._opening < self._size:
-                return await self._opened()
-            deadline = deadline or time.monotonic() + self._wait_seconds
-            connection = await self._turn(deadline)
-            if connection is not None:
-                return connection
+        """Borrow a connection. Raises PoolExhausted when none is free in time, DatabaseUnavailable.
+
+        Whoever has to wait is served before all who come later, also when what comes back is lost and a new one has to
+        be opened; turn and opening together take no longer than the wait.
+        """
+        connection = self._free()
+        if connection is not None:
+            return connection
+        if self._closed:
+            raise DatabaseUnavailable("the pool is closed")
+        if len(self._lent) + self._opening < self._size:
+            self._opening += 1
+            return await self._opened()
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                connection = await self._turn()
+                return connection if connection is not None else await self._opened()
+        except TimeoutError:
+            raise PoolExhausted(
+                f"no database connection became free within {self._wait_seconds:g} s", timedelta(seconds=1)
+            ) from None
 
     def give(self, connection: Any) -> None:
         """Take a connection back. One that was lost, or is in a transaction, is not lent again."""
         self._lent.discard(connection)
         if self._closed or connection.is_closed() or connection.is_in_transaction():
             connection.terminate()
-            self._serve(None)
-            self._tell_if_all_back()
-        elif not self._serve(connection):
+            self._vacate()
+        elif (turn := self._next()) is not None:
+            self._lent.add(connection)
+            turn.set_result(connection)
+        else:
             self._idle.append((connection, time.monotonic()))
             self._close_idle()
 
@@ -81,7 +90,7 @@ class Connections:
         """Close all, those that are lent when they come back or when patience is over."""
         self._closed = True
         while self._waiting:
-            self._serve(None)
+            self._vacate()  # they find the pool closed
         idle = [connection for connection, _ in self._idle]
         self._idle.clear()
         if self._lent or self._opening:
@@ -101,62 +110,59 @@ class Connections:
         return None
 
     async def _opened(self) -> Any:
-        self._opening += 1  # here, for the task begins later
+        """Open a connection in a place that is counted for it already."""
         opening = asyncio.create_task(self._open(), name="opening a connection")
         return await uncancelled(opening, self.give)
 
     async def _open(self) -> Any:
         try:
+            if self._closed:
+                raise DatabaseUnavailable("the pool is closed")
             connection = await self._connect()
         except BaseException:
             self._opening -= 1
-            self._serve(None)
-            self._tell_if_all_back()
+            self._vacate()
             raise
         self._opening -= 1
         self._lent.add(connection)
         return connection
 
-    async def _turn(self, deadline: float) -> Any:
-        """Wait for a connection, or (None) for the chance to open one."""
+    async def _turn(self) -> Any:
+        """Wait for a connection, or (None) for a place in which to open one."""
         turn: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await turn
-        except BaseException as error:
+            return await turn
+        except BaseException:
             self._forgo(turn)
-            if isinstance(error, TimeoutError):
-                raise PoolExhausted(
-                    f"no database connection became free within {self._wait_seconds:g} s", timedelta(seconds=1)
-                ) from None
             raise
 
     def _forgo(self, turn: asyncio.Future[Any]) -> None:
         """Pass on what came at the moment at which its taker gave up."""
-        if turn.done() and not turn.cancelled():
-            connection = turn.result()
-            if connection is None:
-                self._serve(None)
-            else:
-                self.give(connection)
-        elif turn in self._waiting:
-            self._waiting.remove(turn)
+        if turn.cancelled() or not turn.done():
+            with suppress(ValueError):  # whoever looked for the next has passed over it
+                self._waiting.remove(turn)
+        elif (connection := turn.result()) is not None:
+            self.give(connection)
+        else:
+            self._opening -= 1
+            self._vacate()
 
-    def _serve(self, connection: Any) -> bool:
-        """Give a connection, or the chance to open one, to who has waited longest; tell whether somebody had."""
+    def _vacate(self) -> None:
+        """Give a place that has become free to who has waited longest; it is taken before anybody else can look."""
+        if (turn := self._next()) is not None:
+            self._opening += 1
+            turn.set_result(None)
+        elif not self._lent and not self._opening:
+            self._all_back.set()
+
+    def _next(self) -> asyncio.Future[Any] | None:
+        """Return the turn of who has waited longest, if somebody waits."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
-                if connection is not None:
-                    self._lent.add(connection)
-                turn.set_result(connection)
-                return True
-        return False
-
-    def _tell_if_all_back(self) -> None:
-        if not self._lent and not self._opening:
-            self._all_back.set()
+                return turn
+        return None
 
     def _close_idle(self) -> None:
         oldest, since = self._idle[0]
