@@ -112,6 +112,31 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
             id="no reference",
         ),
         pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\nenv = { PORTS = [1] }\n',
+            r"line 4: services\.alpha\.env\.PORTS: it must be a text: write it in quotes",
+            id="a variable that is no text",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[services.alpha.env.deep]\nA = "x"\n',
+            r"line 4: services\.alpha\.env\.deep: it must be a text: write it in quotes",
+            id="a table of variables in another",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\nenv = "A=x"\n',
+            r"line 4: services\.alpha\.env: it must be a table",
+            id="variables that are no table",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\nenv = { "A=B" = "x" }\n',
+            r"line 4: services\.alpha\.env\.A=B: a variable's name has letters, digits and underscores",
+            id="a variable that cannot be named so",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\nenv = { A = "x\\u0000y" }\n',
+            r"line 4: services\.alpha\.env\.A: no variable can hold a zero byte",
+            id="a value that no process can be told",
+        ),
+        pytest.param(
             '[system]\nname = "a"\n[services.alpha]\n[engines.nats]\nsync_interval = "2"\n',
             r"line 5: engines\.nats\.sync_interval: .*always, or a span such as 500ms, 10s, 2m",
             id="a span without a unit",

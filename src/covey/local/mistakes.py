@@ -13,6 +13,11 @@ from pydantic_core import ErrorDetails
 Keys = tuple[str, ...]
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
+_EXPECTED = {
+    "string_type": "it must be a text: write it in quotes",
+    "dict_type": "it must be a table",
+    "model_type": "it must be a table",
+}
 _ASSIGNED = re.compile(r"""([A-Za-z0-9_-]+)["']?\s*=""")
 
 
@@ -31,6 +36,8 @@ def explain(
         message = "it is missing"
     elif detail["type"] == "string_pattern_mismatch":
         message = patterns[detail["ctx"]["pattern"]]
+    elif detail["type"] in _EXPECTED:
+        message = _EXPECTED[detail["type"]]
     return f"line {line_of(text, path)}: {'.'.join(path) + ': ' if path else ''}{message}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,6 +19,7 @@ from covey.local.system import REFERENCE, System
 Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 """Given the name of a process and what it would be told, returns what it is told instead."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,;?&=~-]*")
 _GIVEN_BY_COVEY = ("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL")
 
 
@@ -98,11 +100,21 @@ class Plan:
 
 
 def environment_file(state: Path, service: str) -> Path:
-    """Return the file that holds what a service is told while the system is up, as lines `NAME=value`."""
+    """Return the file that holds what a service is told while the system is up, as lines `NAME=value`.
+
+    A value that a reader of such files might take for more than its characters stands in single quotes.
+    """
     return state / "env" / f"{service}.env"
 
 
 def write_environment(state: Path, service: str, told: Mapping[str, str]) -> None:
     """Write that file; it holds passwords, so that only this user can read it."""
     environment_file(state, service).parent.mkdir(exist_ok=True)
-    write_atomically(environment_file(state, service), "".join(f"{name}={value}\n" for name, value in told.items()))
+    lines = "".join(f"{name}={_written(value)}\n" for name, value in told.items())
+    write_atomically(environment_file(state, service), lines)
+
+
+def _written(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

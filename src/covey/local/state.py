@@ -14,13 +14,29 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, TypeVar
 
-from covey.errors import Conflict
+from pydantic import Field, TypeAdapter, ValidationError
+
+from covey.errors import ConfigurationError, Conflict
 from covey.local import guardian
 from covey.local.launcher import birth, write_atomically
 from covey.local.processes import Launch, Process, end_recorded, spawn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    pid: int
+    birth: str
+
+
+_PORTS_BY_NAME = TypeAdapter(dict[str, Annotated[int, Field(strict=True, gt=0, lt=65_536)]])
+_SECRETS_BY_NAME = TypeAdapter(dict[str, Annotated[str, Field(min_length=1)]])
+_HOLDER = TypeAdapter(_Holder)
 
 _PORTS = range(20_000, 32_000)  # below the ports that systems lend to outgoing connections
 _LEFTOVERS_SECONDS = 5.0
@@ -58,8 +74,11 @@ class StateFolder:
         return process
 
     def port(self, name: str) -> int:
-        """Return the port of that name: the one it had before if that is free, else a free one, remembered."""
-        ports: dict[str, int] = _read(self.path / "ports.json")
+        """Return the port of that name: the one it had before if that is free, else a free one, remembered.
+
+        Raises ConfigurationError, and changes nothing, when what is remembered cannot be read; so does `secret`.
+        """
+        ports = _remembered(self.path / "ports.json", _PORTS_BY_NAME)
         if name not in ports or not _is_free(ports[name]):
             ports[name] = _free_port(ports.values())
             write_atomically(self.path / "ports.json", json.dumps(ports, indent=2))
@@ -67,7 +86,7 @@ class StateFolder:
 
     def secret(self, name: str) -> str:
         """Return the random secret of that name, made when first asked for; only this user can read it."""
-        known: dict[str, str] = _read(self.path / "secrets.json")
+        known = _remembered(self.path / "secrets.json", _SECRETS_BY_NAME)
         if name not in known:
             known[name] = secrets.token_urlsafe(24)
             write_atomically(self.path / "secrets.json", json.dumps(known, indent=2))
@@ -122,9 +141,12 @@ def tail_of(path: Path, name: str, lines: int = 8) -> str:
 
 def supervisor_of(path: Path) -> int | None:
     """Return the pid of the living supervisor of that folder, or None."""
-    holder = _read(path / "lock")
-    alive = bool(holder) and birth(holder["pid"]) == holder["birth"]
-    return holder["pid"] if alive and _is_locked(path / "lock") else None
+    try:
+        holder = _HOLDER.validate_json((path / "lock").read_bytes())
+    except (FileNotFoundError, ValidationError):  # it is being written, or nobody ever held it
+        return None
+    alive = birth(holder.pid) == holder.birth
+    return holder.pid if alive and _is_locked(path / "lock") else None
 
 
 async def _lock(path: Path) -> IO[str]:
@@ -163,12 +185,17 @@ def _is_locked(path: Path) -> bool:
         return not _try_lock(file)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _remembered(path: Path, kind: TypeAdapter[dict[str, T]]) -> dict[str, T]:
     try:
-        known: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        return kind.validate_json(path.read_bytes() or b"{}")
+    except FileNotFoundError:
         return {}
-    return known
+    except ValidationError as error:
+        mistake = error.errors(include_input=False)[0]
+        where = "".join(f"{part}: " for part in mistake["loc"])
+        raise ConfigurationError(
+            f"{path} cannot be read ({where}{mistake['msg']}): mend it, or remove it to have it made anew"
+        ) from None
 
 
 def _is_free(port: int) -> bool:

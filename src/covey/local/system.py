@@ -40,13 +40,19 @@ _RESERVED = frozenset({"postgres", "nats", "valkey"})
 
 _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _SPAN = r"^(always|[0-9]+(ms|s|m))$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_NO_ZERO = r"^[^\x00]*$"
 _IN_WORDS = {
     _NAME: "it must begin with a letter and have only lower-case letters, digits and single hyphens",
     _SPAN: "it must be always, or a span such as 500ms, 10s, 2m",
+    _VARIABLE: "a variable's name has letters, digits and underscores, and does not begin with a digit",
+    _NO_ZERO: "no variable can hold a zero byte",
 }
 
 Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=40)]
-Environment = dict[str, str]
+Environment = dict[
+    Annotated[str, StringConstraints(pattern=_VARIABLE)], Annotated[str, StringConstraints(pattern=_NO_ZERO)]
+]
 
 
 class _Entry(BaseModel):
