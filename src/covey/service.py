@@ -122,7 +122,8 @@ class Service(Generic[S]):
                 self.name, database, broker, [*parts.messages, engine.router()], telemetry, options=parts.messaging
             )
             if parts.sagas:
-                messaging.add_role("saga timers", SagaTimers(messaging.transactions, messaging.wake).run)
+                timers = SagaTimers(database, messaging.transactions, messaging.wake)
+                messaging.add_role("saga timers", timers.run)
             readiness = _readiness(database, messaging)
             app = application(
                 self.name,

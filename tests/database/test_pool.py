@@ -160,6 +160,16 @@ async def test_readiness_tells_when_the_database_is_gone(covey_engines: Engines,
                 await database.check()
 
 
+async def test_readiness_needs_no_connection_of_the_pool(database_url: str) -> None:
+    options = PoolOptions(size=1, wait=timedelta(milliseconds=100), application="ready")
+    async with Database.open(database_url, options) as database, database.acquire() as the_only_one:
+        for _ in range(3):
+            await database.check()
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ready'"
+        assert await the_only_one.fetchval(sessions) == 2, "one for all checks"
+        assert database.usage == (1, 0)
+
+
 async def test_a_session_that_stops_inside_a_transaction_is_ended_by_the_server(database_url: str) -> None:
     """A process stopped by SIGSTOP must not keep its locks for ever (H9)."""
     options = PoolOptions(idle_in_transaction_timeout=timedelta(milliseconds=100))

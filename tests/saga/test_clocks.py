@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
 
-from covey.database.pool import Database
+from covey.database.pool import Database, PoolOptions
 from covey.message import Command
 from covey.saga.definition import step
 from covey.saga.saga import Saga
@@ -43,11 +44,31 @@ async def test_a_timeout_is_due_by_the_clock_of_the_database_whatever_the_proces
         await patient.start(work, Data())
         in_time = await hasty.start(work, Data())
 
-    await eventually(SagaTimers(transactions, lambda: None).fire)
+    timers = SagaTimers(database, transactions, lambda: None)
+    async with database.acquire() as connection:
+        await eventually(lambda: timers.fire(connection))
 
     async with transactions.begin() as work:
         told = await work.fetch("SELECT key FROM covey.inbox WHERE type = 'order.saga-timeout.v1'")
     assert [row["key"] for row in told] == [str(in_time)]
+
+
+async def test_a_timeout_does_not_wait_for_requests_that_have_taken_every_connection(database_url: str) -> None:
+    woken = asyncio.Event()
+    async with Database.open(database_url, PoolOptions(size=1, wait=timedelta(milliseconds=100))) as database:
+        transactions = Transactions(database, "order")
+        async with transactions.begin() as work:
+            await hasty.start(work, Data())
+
+        async with database.acquire() as the_only_one, asyncio.timeout(20):
+            timers = asyncio.create_task(SagaTimers(database, transactions, woken.set).run())
+            await asyncio.wait([timers, waiting := asyncio.create_task(woken.wait())], return_when="FIRST_COMPLETED")
+            told = await the_only_one.fetchval("SELECT count(*) FROM covey.inbox WHERE type = 'order.saga-timeout.v1'")
+
+        for task in (timers, waiting):
+            task.cancel()
+        await asyncio.gather(timers, waiting, return_exceptions=True)
+    assert told == 1
 
 
 async def test_a_step_expires_by_the_clock_of_the_database(database: Database) -> None:

@@ -23,8 +23,9 @@ from covey.errors import ConfigurationError
 
 Connection = Any  # asyncpg's connections carry no types; `Work` is the typed surface.
 
-# Beside the pool a process holds: roles, relay and its vacuum, workers, an ingest for each stream.
-ENGINE_CONNECTIONS = 10
+# Beside the pool a process holds: roles, relay and its vacuum, saga timers, readiness, workers, an ingest for each
+# stream.
+ENGINE_CONNECTIONS = 12
 
 _MALFORMED = (
     "the database's URL (DATABASE_URL) must read like postgresql://role:password@host:port/database;"
@@ -66,6 +67,7 @@ class Database:
         self._pool = Connections(
             self._connect_for_pool, options.size, min(2, options.size), options.wait.total_seconds()
         )
+        self._for_checks = Connections(self._connect_for_pool, 1, 0, options.wait.total_seconds())
 
     @classmethod
     @asynccontextmanager
@@ -81,6 +83,7 @@ class Database:
             await database._check_size()
             yield database
         finally:
+            await database._for_checks.close(CLOSE_SECONDS)
             await database._pool.close(CLOSE_SECONDS)
 
     def acquire(self) -> Acquired:
@@ -99,8 +102,11 @@ class Database:
         return self._pool.usage
 
     async def check(self) -> None:
-        """Raise unless the database answers; for readiness."""
-        async with self.acquire() as connection:
+        """Raise unless the database answers; for readiness.
+
+        On a connection of its own: a service whose requests have taken the whole pool is busy, and still ready.
+        """
+        async with Acquired(self._for_checks) as connection:
             with translated():
                 await connection.fetchval("SELECT 1")
 

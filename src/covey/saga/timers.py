@@ -1,7 +1,8 @@
 """Timeouts of sagas: the database's clock decides, and a message tells the saga (H10).
 
 One replica has this role. A due deadline becomes a message in the service's own inbox, in the transaction that
-clears the deadline; the saga handles it as it handles a reply. Two replicas at once skip each other's rows.
+clears the deadline; the saga handles it as it handles a reply. Two replicas at once skip each other's rows. It has a
+connection of its own: when requests have taken the whole pool, sagas still move.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from covey.database.pool import Connection, Database
 from covey.ids import new_id
 from covey.message import Envelope
 from covey.messaging.delivery import IN_REPLY_TO
 from covey.work.inbox import enqueue
-from covey.work.unit_of_work import Transactions
+from covey.work.unit_of_work import Transactions, begin, commit
 
 PERIOD_SECONDS = 0.25
 
@@ -25,22 +27,28 @@ _DUE = "SELECT * FROM covey.due_sagas($1)"
 class SagaTimers:
     """Tells the sagas of one service that their time is up."""
 
-    def __init__(self, transactions: Transactions, wake: Callable[[], None]) -> None:
+    def __init__(self, database: Database, transactions: Transactions, wake: Callable[[], None]) -> None:
+        self._database = database
         self._transactions = transactions
         self._wake = wake
 
     async def run(self) -> None:
         """Look until cancelled; an error ends the role, and whoever gets it next goes on."""
-        while True:
-            if await self.fire():
-                self._wake()
-            else:
-                await asyncio.sleep(PERIOD_SECONDS)
+        connection = await self._database.connect(application_name="covey saga timers")
+        try:
+            while True:
+                if await self.fire(connection):
+                    self._wake()
+                else:
+                    await asyncio.sleep(PERIOD_SECONDS)
+        finally:
+            await asyncio.gather(connection.close(timeout=1), return_exceptions=True)
 
-    async def fire(self) -> int:
-        """Turn what is due into messages; return how many."""
+    async def fire(self, connection: Connection) -> int:
+        """Turn what is due into messages; return how many. After an error the connection is of no use any more."""
         service = self._transactions.service
-        async with self._transactions.begin() as work:
+        await begin(connection)
+        async with self._transactions.joined(connection) as work:
             due = await work.fetch(_DUE, BATCH)
             for saga_id, waiting, now in due:
                 headers = {IN_REPLY_TO: str(waiting)} if waiting else {}
@@ -58,4 +66,5 @@ class SagaTimers:
                         headers=headers,
                     ),
                 )
+        await commit(connection)
         return len(due)

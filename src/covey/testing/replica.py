@@ -93,6 +93,6 @@ async def replica(
             clock=clock,
         )
         if sagas:
-            messaging.add_role("saga timers", SagaTimers(messaging.transactions, messaging.wake).run)
+            messaging.add_role("saga timers", SagaTimers(database, messaging.transactions, messaging.wake).run)
         async with messaging.running(options.drain):
             yield Replica(database, messaging, telemetry)
