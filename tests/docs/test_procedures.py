@@ -1,4 +1,4 @@
-"""What the page for operators tells to do when history is lost does what it says."""
+"""What the page for operators tells to do when history is lost, or a saga is stuck, does what it says."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pathlib import Path
 from uuid import UUID
 
 import nats
+from pydantic import BaseModel
 
 from covey.clock import SystemClock
 from covey.ids import new_id
 from covey.local.engines.embedded import Engines
-from covey.message import Event
+from covey.message import Command, Event, Reply
 from covey.messaging.brokers.memory import MemoryBroker, MemoryLogs
 from covey.messaging.brokers.nats import NatsBroker
 from covey.messaging.relay import republish
 from covey.messaging.router import Router
+from covey.saga.definition import pivot
+from covey.saga.saga import Saga
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, replica
 from covey.work.unit_of_work import Work
@@ -28,6 +31,12 @@ from tests.docs.pages import ROOT, blocks
     for block in blocks(ROOT / "docs/operations.md")
     if block.language == "sql" and re.match("UPDATE covey.ingest", block.text)
 ]
+
+
+STUCK, MEND = (
+    next(block.text for block in blocks(ROOT / "docs/operations.md") if re.match(begins, block.text, re.DOTALL))
+    for begins in ("SELECT id.*FROM covey.saga\n", "UPDATE covey.reply")
+)
 
 
 class Placed(Event, type="order.placed.v1", key="order_id"):
@@ -129,3 +138,54 @@ async def nothing_to_publish(order: Replica) -> bool:
 def lost(ledger: Replica) -> str:
     """Return what readiness would say."""
     return "; ".join(ledger.messaging.observation.history_lost.values())
+
+
+class Capture(Command, type="payment.capture.v1", key="saga_id"):
+    """What the saga asks for."""
+
+    saga_id: UUID
+
+
+class Captured(Reply):
+    """What it is told, which does not fit."""
+
+    receipt: str
+
+
+class Purchase(BaseModel):
+    """What the saga knows."""
+
+    receipt: int = 0
+
+
+purchase = Saga("purchase", Purchase, pivot(Capture, timeout=timedelta(milliseconds=50)))
+payment = Router()
+
+
+@payment.on(Capture)
+async def capture(command: Capture, work: Work) -> Captured:
+    """Answer what the saga cannot read."""
+    return Captured(receipt="seven")
+
+
+async def test_a_saga_that_cannot_read_its_reply_is_seen_and_goes_on_when_the_reply_is_mended(
+    make_database: Callable[[Path | None], str],
+) -> None:
+    broker = MemoryBroker()
+    async with (
+        replica("order", make_database(None), broker, sagas=[purchase]) as order,
+        replica("payment", make_database(None), broker, [payment]) as participant,
+    ):
+        async with order.transactions.begin() as work:
+            saga_id = await purchase.start(work, Purchase())
+        (stuck,) = await eventually(lambda: order.fetch(STUCK))
+        told = await order.fetch("SELECT what FROM covey.saga_log WHERE saga_id = $1", saga_id)
+        async with participant.transactions.begin() as work:
+            await work.execute(MEND.replace("00000000-0000-0000-0000-000000000000", str(stuck["waiting"])))
+
+        ended = "SELECT data ->> 'receipt' FROM covey.saga WHERE id = $1 AND status = 'completed'"
+        receipt = await eventually(lambda: order.fetchval(ended, saga_id), timedelta(seconds=40))
+
+    assert stuck["id"] == saga_id
+    assert "unreadable" in [row["what"] for row in told]
+    assert receipt == "7"
