@@ -80,8 +80,12 @@ class _StopOf:
 
 
 def stores(message_type: str) -> Callable[[Statement], bool]:
-    """Return what recognizes the storing of a message of that type."""
-    return lambda statement: "covey.receive(" in statement.sql and message_type in texts(statement.arguments[0][8])
+    """Return what recognizes the storing of a message of that type, whether its turn is run at once or with care."""
+    types = {"covey.receive(": 8, "covey.accept(": 7}
+    return lambda statement: any(
+        function in statement.sql and message_type in texts(statement.arguments[0][place])
+        for function, place in types.items()
+    )
 
 
 def settles(statement: Statement) -> bool:

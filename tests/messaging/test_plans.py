@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+import asyncpg
 import pytest
 
+from covey.database.errors import NOT_AS_ASSUMED
 from covey.database.pool import Connection, Database
 from covey.ids import new_id
 from covey.messaging.delivery import Received
@@ -74,6 +76,29 @@ async def receive(connection: Connection) -> None:
     await connection.fetch(RECEIVE, LANES, 200, *received.columns())
 
 
+async def accept(connection: Connection) -> None:
+    await connection.execute("INSERT INTO covey.ingest VALUES ('feed', 0) ON CONFLICT DO NOTHING")
+    envelopes = [event(key=f"key {n}", stream="feed", kind="command") for n in range(20)]
+    columns = Received("feed", 0, 20, envelopes).columns()
+    arguments = ", ".join(f"${n}" for n in range(1, len(columns) + 2))
+    await connection.execute("SAVEPOINT before")
+    try:
+        await connection.execute(f"SELECT covey.accept({arguments})", LANES, *columns)
+    except asyncpg.PostgresError as refusal:  # where lanes have work it refuses; how it has looked is what counts
+        assert refusal.sqlstate == NOT_AS_ASSUMED
+        await connection.execute("ROLLBACK TO before")
+
+
+async def move_sagas(connection: Connection) -> None:
+    rows = await connection.fetch("SELECT id FROM covey.saga LIMIT 20")
+    n = len(rows)
+    await connection.execute(
+        "SELECT covey.move_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        *([row["id"] for row in rows], ["running"] * n, [1] * n, [0] * n, [0] * n, [None] * n, ["{}"] * n, [None] * n),
+        *([1] * n, [None] * n, [1] * n, [0] * n, [True] * n),
+    )
+
+
 async def load_sagas(connection: Connection) -> None:
     await connection.fetch("SELECT * FROM covey.load_sagas($1)", [new_id() for _ in range(20)])
 
@@ -93,7 +118,9 @@ STATEMENTS: list[Callable[[Connection], Awaitable[None]]] = [
     relay,
     park,
     receive,
+    accept,
     load_sagas,
+    move_sagas,
     fire_timers,
     recover,
 ]

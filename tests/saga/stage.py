@@ -136,9 +136,9 @@ class Participant:
                     raise DependencyUnavailable("not now")
                 case "poison":
                     raise ValueError("a defect")
-                case "late":
-                    await asyncio.sleep(2 * TIMEOUT.total_seconds())
             await work.execute("INSERT INTO effect (saga_id, what) VALUES ($1, $2)", command.saga_id, name)
+            if behaviour == "late":
+                await asyncio.sleep(2 * TIMEOUT.total_seconds())
             return Held(number="7") if name == "Hold" else None
 
         return handle

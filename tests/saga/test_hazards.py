@@ -218,6 +218,72 @@ class TestTwoHands:
             status = (await row(order, saga_id))[0]
             assert answers[-1] is (status == "compensating")
 
+    async def test_in_two_replicas_do_not_write_over_each_other_what_one_of_them_remembers(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        """One replica has the replies and remembers the saga that it started; the other one cancels it."""
+        saga = Saga("remembered", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)), retriable(Ask2))
+        url = make_database(None)
+        async with (
+            replica("order", url, memory_broker, sagas=[saga]) as order,
+            replica("order", url, memory_broker, sagas=[saga]) as other,
+        ):
+            for _ in range(3):  # from then on turns are run at once
+                await _answered(order, memory_broker, await start(order, saga))
+            mine, theirs = [(await start(replica_, saga)) for replica_ in (order, other)]
+            waiting = {saga_id: (await row(order, saga_id))[2] for saga_id in (mine, theirs)}
+            for saga_id, canceller in ((mine, other), (theirs, order)):
+                async with canceller.transactions.begin() as work:
+                    assert await saga.cancel(work, saga_id, "changed my mind")
+                await _answered(order, memory_broker, saga_id, waiting[saga_id])
+
+                assert (await row(order, saga_id))[:2] == ("compensating", 0)
+
+    async def test_of_which_one_was_taken_back_by_a_failover_is_not_remembered_against_what_came_in_its_place(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        """A standby that had not got the last commits goes on from before them: to the same length of history."""
+        saga = Saga("failed-over", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)), retriable(Ask2))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            for _ in range(3):
+                await _answered(order, memory_broker, await start(order, saga))
+            saga_id = await start(order, saga)
+            waiting = (await row(order, saga_id))[2]
+            async with order.transactions.begin() as work:
+                await work.execute(
+                    "UPDATE covey.saga SET status = 'compensating', reason = 'late', waiting = $2, token = token + 1"
+                    " WHERE id = $1",
+                    saga_id,
+                    new_id(),
+                )
+            await _answered(order, memory_broker, saga_id, waiting)
+
+            assert (await row(order, saga_id))[0] == "compensating"
+
+    async def test_does_not_read_what_it_has_written_itself(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        saga = Saga("known", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)), retriable(Ask2))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            for _ in range(3):
+                await _answered(order, memory_broker, await start(order, saga))
+            saga_id = await start(order, saga)
+            async with order.transactions.begin() as work:
+                await work.execute('UPDATE covey.saga SET data = \'{"answer": "changed"}\' WHERE id = $1', saga_id)
+            await _answered(order, memory_broker, saga_id)
+
+            assert (await row(order, saga_id))[:2] == ("running", 1)
+            data = await order.fetchval("SELECT data ->> 'answer' FROM covey.saga WHERE id = $1", saga_id)
+            assert data == ""
+
+
+async def _answered(order: Replica, broker: MemoryBroker, saga_id: UUID, to: UUID | None = None) -> None:
+    """Have the step that a saga waits for, or has waited for, answer that it is done; wait until that was handled."""
+    asked = to or (await row(order, saga_id))[2]
+    done = reply(saga_id, b'{"outcome": "done", "data": {}}', **{"in-reply-to": str(asked)})
+    await broker.publish([done])
+    await read_up_to(order, done)
+
 
 class Ask2(Command, type="stock.ask-again.v1", key="saga_id"):
     saga_id: UUID

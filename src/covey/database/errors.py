@@ -19,6 +19,7 @@ from covey.errors import (
 )
 
 FENCED = "CV001"
+NOT_AS_ASSUMED = "CV002"
 
 _CONTENTION = (
     asyncpg.DeadlockDetectedError,
@@ -49,6 +50,8 @@ def translate(error: BaseException) -> CoveyError | None:
     """Return covey's error for one of asyncpg or of the socket below it; None for any other."""
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED:
         return Fenced(str(error))
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == NOT_AS_ASSUMED:
+        return Contention(f"PostgreSQL: {error}")
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         return ConstraintViolated(f"{error} ({error.detail})" if error.detail else str(error), error.constraint_name)
     if isinstance(error, _UNSTORABLE):

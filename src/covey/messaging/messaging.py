@@ -60,6 +60,9 @@ class Messaging:
         self.observation = Observation(telemetry, service, database)
         self.transactions = Transactions(database, service, clock, self.committed)
         self._service = service
+        self._engines = {
+            id(entry.raw): entry.raw for entry in router.table.values() if isinstance(entry, Engine)
+        }.values()
         self._broker = broker
         self._relay = Relay(database, service, broker, self.observation)
         self._calls = Calls(
@@ -103,7 +106,9 @@ class Messaging:
         self._roles.add(name, run)
 
     def committed(self, work: Work) -> None:
-        """Wake whoever moves what this work has published or enqueued."""
+        """Wake whoever moves what this work has published or enqueued, and tell engines."""
+        for engine in self._engines:
+            engine.committed(work)
         if work.enqueued:
             self.wake()
         if work.published:

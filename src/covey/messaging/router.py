@@ -63,6 +63,10 @@ class Raw(Protocol):
         """Handle one delivery."""
         ...
 
+    def committed(self, work: Work) -> None:
+        """Take note that a transaction of this process, whether a turn or not, has committed. Must not fail."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Handled(Generic[M]):

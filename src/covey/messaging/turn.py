@@ -41,7 +41,7 @@ from covey.messaging.router import (
     is_command,
 )
 from covey.work.inbox import REPLY_TO
-from covey.work.unit_of_work import Work, begin, commit, roll_back
+from covey.work.unit_of_work import Work, begin, call_all, commit, roll_back
 
 MOST_CONNECTIONS = 3
 
@@ -95,6 +95,7 @@ class Turns:
         self._committed = committed
         self._observation = observation
         self._cautious = 0
+        self._clear: set[str] = set()
         self._lost: tuple[UUID | None, int] = (None, 0)
 
     async def run(self, connection: Connection) -> int:
@@ -146,6 +147,8 @@ class Turns:
 
         Saves a commit and a wake-up for each message. Returns how many are left to the workers. Raises Fenced.
         """
+        if received.stream in self._clear and self._simple(received) and await self._at_once(connection, received):
+            return 0
         by_id = {envelope.id: envelope for envelope in reversed(received.envelopes)}
 
         async def take(limit: int) -> list[Delivery]:
@@ -154,7 +157,49 @@ class Turns:
             return [received_delivery(by_id[row[0]], *row[1:]) for row in rows]
 
         batch = await self._run(connection, take, _finished, _queue)
-        return len(received.envelopes) - len(batch.handled)
+        left = len(received.envelopes) - len(batch.handled)
+        (self._clear.discard if left else self._clear.add)(received.stream)
+        return left
+
+    def _simple(self, received: Received) -> bool:
+        return not self._cautious and not any(
+            isinstance(self._table.get(envelope.type), External | None) for envelope in received.envelopes
+        )
+
+    async def _at_once(self, connection: Connection, received: Received) -> bool:
+        """Handle messages as if nothing stood before any of them, and have `covey.accept` see to it that this is so.
+
+        It does with the first statement of a handler, or with the last of the turn: then that is all there is, and
+        the turn is one round trip. Whatever goes wrong, nothing has happened, and False says that care is needed.
+        """
+        accept = ("accept", [LANES, *received.columns()])
+
+        async def alone() -> Connection:
+            return connection
+
+        async def open_() -> Connection:
+            await begin(connection)
+            with translated():
+                await call_all(connection, [accept])
+            return connection
+
+        batch = Batch(Work(None, self._service, self._clock, open_, accept))
+        batch.deliveries = [received_delivery(envelope, -1, False, None) for envelope in received.envelopes]
+        try:
+            await self._handle_all(connection, batch, {}, _leave)
+            if len(batch.handled) != len(batch.deliveries):
+                raise Contention("the turn has too much to publish")
+            await batch.work.finish(alone)
+            if connection.is_in_transaction():
+                await commit(connection)
+        except BaseException as error:
+            self._clear.discard(received.stream)
+            await self._undo(connection, batch)
+            if not isinstance(error, Exception) or connection.is_closed():
+                raise
+            return False
+        self._after_commit(batch)
+        return True
 
     async def _run(
         self,

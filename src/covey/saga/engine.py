@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -24,8 +24,9 @@ from covey.messaging.failure import Dead, NotHere
 from covey.messaging.router import Engine, Router
 from covey.messaging.storable import clean
 from covey.saga.definition import Definition
-from covey.saga.journal import Record, load, note, update
-from covey.saga.machine import Compensated, Completed, Done, Input, NotDone, Silent, State
+from covey.saga.journal import Record, has_ended, load, loaded_in, note, update, written_in
+from covey.saga.machine import Done, Input, NotDone, Silent, State
+from covey.saga.recent import Recent
 from covey.saga.transition import Transition, step_name
 from covey.telemetry.telemetry import Telemetry
 from covey.work.inbox import COMMAND_ID
@@ -51,6 +52,7 @@ class SagaEngine:
         for saga in sagas:
             if self._sagas.setdefault((saga.name, saga.version), saga) is not saga:
                 raise DefinitionError(f"saga {saga.name} version {saga.version} is defined twice: raise the version")
+        self.recent = Recent()
         self._tracer = telemetry.tracer
         self._ended = telemetry.metrics.counter("covey_sagas_ended_total", "Sagas that have ended", ("saga", "how"))
         self._steps = telemetry.metrics.histogram(
@@ -77,11 +79,11 @@ class SagaEngine:
                 retry_after=ELSEWHERE,
             )
         transition = Transition(saga, record, work, exhausted=delivery.attempts >= EXHAUSTED_AFTER)
-        since, before = record.moved_at, record.state
+        before = record.state
         if await self._apply(transition, delivery, work):
-            record.moved_at = record.now
-            update(work, record, transition.wait_seconds)
-            self._observe(saga, record, before, since)
+            update(work, record, transition.wait_seconds, moved=transition.moved)
+            if transition.moved:
+                self._observe(saga, record, before)
 
     async def _apply(self, transition: Transition, delivery: Delivery, work: Work) -> bool:
         """Feed the message to the saga, if it is what the saga waits for; return whether the row changed."""
@@ -116,12 +118,12 @@ class SagaEngine:
             return None
         return Done() if reply.outcome == "done" else NotDone(clean(reply.reason or "refused without a reason"))
 
-    def _observe(self, saga: Definition[Any], record: Record, before: State, since: datetime | None) -> None:
-        """Record the step that is over: a span from its asking to its outcome, by the database's clock."""
+    def _observe(self, saga: Definition[Any], record: Record, before: State) -> None:
+        """Record the step that is over: a span from its asking to its outcome."""
         outcome = type(record.state).__name__.lower()
-        spent = max(0.0, (record.now - since).total_seconds()) if record.now and since else 0.0
+        spent = max(0.0, record.unmoved_seconds)
         self._steps.observe(spent, (saga.name, outcome))
-        if isinstance(record.state, (Completed, Compensated)) and not isinstance(before, (Completed, Compensated)):
+        if has_ended(record.state) and not has_ended(before):
             self._ended.add((saga.name, outcome))
         context = current()
         end = time.time_ns()
@@ -154,8 +156,10 @@ class _Moves:
     engine: SagaEngine
 
     async def prepare(self, deliveries: list[Delivery], work: Work) -> None:
-        """Lock and load the sagas of a whole turn."""
+        """Load the sagas of a whole turn, or remember them."""
         ids = {saga_id for delivery in deliveries if (saga_id := _saga_id(delivery)) is not None}
+        if work.tentative and (recent := self.engine.recent.take(ids)) is not None:
+            loaded_in(work).update(recent)
         work.state[_Moves] = await load(work, sorted(ids))
 
     async def handle(self, delivery: Delivery, work: Work) -> None:
@@ -165,6 +169,10 @@ class _Moves:
         if record is None:
             raise Dead(f"there is no saga {delivery.envelope.key}")
         await self.engine.move(delivery, record, work)
+
+    def committed(self, work: Work) -> None:
+        """Remember the sagas that were written."""
+        self.engine.recent.keep(written_in(work))
 
 
 def _saga_id(delivery: Delivery) -> UUID | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,16 +15,18 @@ from covey.messaging.storable import clean
 from covey.saga.machine import Compensated, Compensating, Completed, Running, State
 from covey.work.unit_of_work import Work
 
-_COLUMNS = "id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved_at, deadline"
-_LOAD = f"SELECT {_COLUMNS}, clock_timestamp() FROM covey.load_sagas($1)"
+_COLUMNS = "id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, token"
+_LOAD = f"SELECT {_COLUMNS}, extract(epoch FROM clock_timestamp() - moved_at)::float8 FROM covey.load_sagas($1)"
 _HISTORY = "SELECT step, what, detail, at, message_id FROM covey.saga_log WHERE saga_id = $1 ORDER BY n"
 
 
 @dataclass(slots=True)
 class Record:
-    """A saga as its row has it. `waiting` is the command id whose reply it waits for, until `deadline`.
+    """A saga as its row has it. `waiting` is the command id whose reply it waits for.
 
-    `now` is the database's time when it was read; None for one that is being started: the database fills it in.
+    `unmoved_seconds` is for how long it had not moved when it was read. `token` is of the writing that was read, and
+    `written` of the one that will replace it: whoever finds another token in the row has read what is no longer so.
+    `size` is that of the data as written, in characters.
     """
 
     id: UUID
@@ -32,10 +35,11 @@ class Record:
     state: State
     waiting: UUID | None
     data: dict[str, Any]
-    logged: int
-    moved_at: datetime | None
-    deadline: datetime | None
-    now: datetime | None
+    logged: int = 0
+    unmoved_seconds: float = 0.0
+    token: int = 0
+    written: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,22 @@ async def load(work: Work, ids: Sequence[UUID]) -> dict[UUID, Record]:
     Whoever asks again in the same transaction gets the same records, with what was done to them: their rows are
     written only at its end.
     """
-    loaded: dict[UUID, Record] = work.state.setdefault(load, {})
+    loaded = loaded_in(work)
     missing = [saga_id for saga_id in ids if saga_id not in loaded]
     if missing:
         loaded |= {row["id"]: _record(row) for row in await work.fetch(_LOAD, missing)}
     return {saga_id: loaded[saga_id] for saga_id in ids if saga_id in loaded}
+
+
+def loaded_in(work: Work) -> dict[UUID, Record]:
+    """Return the sagas that this transaction has read, to add to them or to look at them."""
+    loaded: dict[UUID, Record] = work.state.setdefault(load, {})
+    return loaded
+
+
+def written_in(work: Work) -> list[Record]:
+    """Return the sagas that this transaction has started or moved."""
+    return [*work.state.get(insert, ()), *work.state.get(load, {}).values()]
 
 
 async def history(work: Work, saga_id: UUID) -> list[Happened]:
@@ -72,14 +87,16 @@ def insert(work: Work, record: Record, wait_seconds: float | None) -> None:
     """Write a new saga at the end of the transaction."""
     saga_id, *state = _state_row(record, wait_seconds)
     work.collect("start_sagas", saga_id, record.name, record.version, *state)
+    work.state.setdefault(insert, []).append(record)
 
 
-def update(work: Work, record: Record, wait_seconds: float | None) -> None:
-    """Write a saga's state at the end of the transaction; it is to move by itself after so many seconds.
+def update(work: Work, record: Record, wait_seconds: float | None, *, moved: bool = True) -> None:
+    """Write a saga's state at the end of the transaction; if it has moved, it is to do so by itself after so long.
 
-    Of several updates of a saga in one transaction the last counts.
+    Of several updates of a saga in one transaction the last counts. The transaction fails with Contention when the
+    row is not what was read.
     """
-    work.collect("move_sagas", *_state_row(record, wait_seconds), key=record.id)
+    work.collect("move_sagas", *_state_row(record, wait_seconds), record.token, moved, key=record.id)
 
 
 def note(
@@ -88,11 +105,14 @@ def note(
     """Add a line to a saga's history at the end of the transaction."""
     record.logged += 1
     told = None if detail is None else clean(detail)
-    work.collect("log_sagas", record.id, record.logged, step, what, message, told, record.now)
+    work.collect("log_sagas", record.id, record.logged, step, what, message, told)
 
 
 def _state_row(record: Record, wait_seconds: float | None) -> tuple[Any, ...]:
     status, step, attempts, refusals, reason = _flat(record.state)
+    # JSON has no NaN, and jsonb wants JSON.
+    data = pydantic_core.to_json(record.data, inf_nan_mode="strings").decode()
+    record.written, record.size = random.getrandbits(63), len(data)
     return (
         record.id,
         status,
@@ -100,13 +120,17 @@ def _state_row(record: Record, wait_seconds: float | None) -> tuple[Any, ...]:
         attempts,
         refusals,
         record.waiting,
-        pydantic_core.to_json(record.data, inf_nan_mode="strings").decode(),  # JSON has no NaN, and jsonb wants JSON
+        data,
         reason,
         record.logged,
-        record.now,
         None if wait_seconds is None else timedelta(seconds=wait_seconds),
-        record.now if status in ("completed", "compensated") else None,
+        record.written,
     )
+
+
+def has_ended(state: State) -> bool:
+    """Tell whether this is how a saga ends."""
+    return isinstance(state, (Completed, Compensated))
 
 
 def _flat(state: State) -> tuple[str, int, int, int, str | None]:
@@ -132,9 +156,8 @@ def _record(row: Any) -> Record:
         waiting=row["waiting"],
         data=pydantic_core.from_json(row["data"]),
         logged=row["logged"],
-        moved_at=row["moved_at"],
-        deadline=row["deadline"],
-        now=row["clock_timestamp"],
+        token=row["token"],
+        unmoved_seconds=row["extract"],
     )
 
 

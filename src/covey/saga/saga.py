@@ -28,10 +28,6 @@ class Saga(Definition[D]):
             state=Running(0),
             waiting=None,
             data=data.model_dump(mode="json"),
-            logged=0,
-            moved_at=None,
-            deadline=None,
-            now=None,
         )
         transition = Transition(self, record, work)
         await transition.begin()
@@ -54,6 +50,5 @@ class Saga(Definition[D]):
             )
         transition = Transition(self, record, work)
         moved = await transition.give(Cancel(reason), inline=False)
-        record.moved_at = record.now if moved else record.moved_at
-        update(work, record, transition.wait_seconds)
+        update(work, record, transition.wait_seconds, moved=moved)
         return moved

@@ -39,8 +39,8 @@ BACKOFF_CAP = timedelta(seconds=30)
 
 
 class Transition:
-    """Moves one saga, in the transaction of `work`. `wait_seconds` is when it moves by itself if nothing comes;
-    what does not move it leaves that as it is.
+    """Moves one saga, in the transaction of `work`. `moved` tells whether it did, and `wait_seconds` when it moves
+    by itself if nothing comes; what does not move it leaves that as it is.
 
     `exhausted`: functions have failed too often; one that can be undone now counts as refused, because its
     transaction was rolled back each time, while one that only goes forward is tried for ever.
@@ -51,8 +51,8 @@ class Transition:
         self._saga = saga
         self._work = work
         self.record = record
-        left = record.deadline - record.now if record.deadline and record.now else None
-        self.wait_seconds = left.total_seconds() if left is not None else None
+        self.moved = False
+        self.wait_seconds: float | None = None
 
     async def begin(self) -> None:
         """Do the first step."""
@@ -70,18 +70,13 @@ class Transition:
         match decision:
             case Nothing(why):
                 note(self._work, self.record, step_name(self._saga, self.record.state), "unchanged", why)
-                return False
             case Later():
                 self.record.state, self.record.waiting = after, None
-                self.wait_seconds = self._pause(after)
-                return True
-            case Again():
+                self.wait_seconds, self.moved = self._pause(after), True
+            case Again() | Perform():
                 self.record.state = after
                 await self._perform(inline=inline)
-            case Perform():
-                self.record.state = after
-                await self._perform(inline=inline)
-        return True
+        return self.moved
 
     async def perform(self) -> None:
         """Do what the present state waits for; the saga's own message asks for it."""
@@ -99,6 +94,7 @@ class Transition:
 
     async def _perform(self, *, inline: bool) -> None:
         """Enter the present state: send its command, run its function, or end."""
+        self.moved = True
         while True:
             state = self.record.state
             match state:

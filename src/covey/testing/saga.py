@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -37,8 +36,6 @@ from covey.work.outbox import WITHIN
 from covey.work.unit_of_work import Work
 
 C = TypeVar("C", bound=Command)
-
-_NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +228,6 @@ def given(saga: Saga[D], data: D, *, service: str = "test", work: FakeWork | Non
         state=Running(0),
         waiting=None,
         data=_as_json(data),
-        logged=0,
-        moved_at=_NOW,
-        deadline=None,
-        now=_NOW,
     )
     return SagaRun(saga, record, work or FakeWork(service))
 

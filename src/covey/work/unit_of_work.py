@@ -8,7 +8,7 @@ Whoever publishes from a `Work` needs no broker: the relay does the rest, now or
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from itertools import count
@@ -24,6 +24,9 @@ from covey.message import Envelope, Message
 from covey.work.outbox import PUBLISH, Outgoing, row_of
 
 T = TypeVar("T")
+
+Call = tuple[str, list[Any]]
+"""A function of the schema `covey`, and its arguments."""
 
 # Their effect would outlive the transaction on a connection that nobody resets (see covey.database.pool), or end it.
 _OUTLIVES = re.compile(
@@ -50,6 +53,7 @@ class Work:
         "_connect",
         "_connection",
         "_deferred",
+        "_first",
         "_opening",
         "_outgoing",
         "clock",
@@ -65,11 +69,13 @@ class Work:
         service: str,
         clock: Clock,
         connect: Callable[[], Awaitable[Connection]] | None = None,
+        first: Call | None = None,
     ) -> None:
         self.service = service
         self.clock = clock
         self._connection = connection
         self._connect = connect
+        self._first = first  # what `connect` calls too; together with the rest if all of it is one statement
         self._opening = False
         self._outgoing = Outgoing(service, clock)
         self._deferred: dict[str, list[tuple[Any, ...]]] = {}
@@ -142,6 +148,11 @@ class Work:
         """Tell whether so much is to be published that a batch had better end here."""
         return self._outgoing.plenty
 
+    @property
+    def tentative(self) -> bool:
+        """Tell whether this is a turn that has read nothing yet and may still become one statement."""
+        return self._first is not None
+
     async def flush(self) -> None:
         """Write deferred statements and messages. Called at the end; lock no rows after it (see covey.work.outbox)."""
         await self._write(self._open)
@@ -150,13 +161,12 @@ class Work:
         """Flush for the last time. What is one statement and nothing before it needs no transaction around it:
         `alone` gives it a connection without one, which saves two of three round trips.
         """
-        await self._write(
-            alone if len(self._deferred) + bool(self._collected or self._outgoing.envelopes) == 1 else self._open
-        )
+        calls = bool(self._first or self._collected or self._outgoing.envelopes)
+        await self._write(alone if len(self._deferred) + calls == 1 else self._open)
 
     async def _write(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         outgoing = self._outgoing.take()
-        if not self._deferred and not self._collected and not outgoing:
+        if not (self._first or self._deferred or self._collected or outgoing):
             return
         connection = self._connection or await connect()
         with translated():
@@ -166,11 +176,12 @@ class Work:
                 else:
                     await connection.executemany(sql, rows)
             self._deferred.clear()
-            calls = {function: list(rows.values()) for function, rows in self._collected.items()}
+            calls = [self._first] if self._first else []
+            calls += [(function, _columns(rows.values())) for function, rows in self._collected.items()]
             if outgoing:
-                calls[PUBLISH] = [row_of(envelope) for envelope in outgoing]
+                calls.append((PUBLISH, _columns(map(row_of, outgoing))))
             if calls:
-                await _call_all(connection, calls)
+                await call_all(connection, calls)
             self._collected.clear()
             self.published = self.published or bool(outgoing)
 
@@ -182,6 +193,7 @@ class Work:
         self._opening = True
         try:
             self._connection = await self._connect()
+            self._first = None
         finally:
             self._opening = False
         return self._connection
@@ -335,11 +347,15 @@ def _cut(connection: Connection) -> None:
         connection.terminate()
 
 
-async def _call_all(connection: Connection, calls: dict[str, list[tuple[Any, ...]]]) -> None:
-    """Call functions in this order, in one statement, each with an array for each column of its rows."""
-    statement = _calling(tuple((function, len(rows[0])) for function, rows in calls.items()))
-    columns = [list(column) for rows in calls.values() for column in zip(*rows, strict=True)]
-    await connection.execute(statement, *columns)
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Return rows as an array for each of their columns."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+async def call_all(connection: Connection, calls: list[Call]) -> None:
+    """Call functions in this order, in one statement."""
+    statement = _calling(tuple((function, len(arguments)) for function, arguments in calls))
+    await connection.execute(statement, *(argument for _, arguments in calls for argument in arguments))
 
 
 @lru_cache(maxsize=256)

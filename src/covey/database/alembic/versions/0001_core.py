@@ -251,6 +251,41 @@ BEGIN
         ORDER BY j.position;
 END $$;
 
+-- The same for a turn that has run its handlers already, as if nothing stood before any of these messages: store them,
+-- or raise, which undoes the turn. So a turn can be this one statement, together with what the handlers want written.
+CREATE FUNCTION covey.accept(
+    p_class int, p_stream text, p_after bigint, p_upto bigint,
+    p_ids uuid[], p_streams text[], p_kinds text[], p_types text[], p_keys text[], p_sources text[],
+    p_times timestamptz[], p_headers jsonb[], p_bodies bytea[], p_command_ids uuid[], p_deadlines timestamptz[]
+) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    lanes smallint[] := ARRAY(SELECT DISTINCT covey.lane(key) FROM unnest(p_keys) AS key);
+    stored int := 0;
+BEGIN
+    UPDATE covey.ingest SET sequence = p_upto WHERE stream = p_stream AND sequence = p_after;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'covey: fenced, another reader is ahead in the stream %', p_stream USING ERRCODE = 'CV001';
+    END IF;
+    IF NOT EXISTS (SELECT FROM unnest(lanes) AS lane WHERE NOT pg_try_advisory_xact_lock(p_class, lane)) THEN
+        -- In a new statement, which sees what the locks' previous holders committed.
+        INSERT INTO covey.inbox (id, stream, kind, type, key, source, time, headers, body, command_id, deadline)
+        SELECT u.id, u.stream, u.kind, u.type, u.key, u.source, u.time, u.headers, u.body, u.command_id, u.deadline
+        FROM unnest(p_ids, p_streams, p_kinds, p_types, p_keys, p_sources, p_times, p_headers, p_bodies,
+                    p_command_ids, p_deadlines) WITH ORDINALITY
+             AS u (id, stream, kind, type, key, source, time, headers, body, command_id, deadline, n)
+        WHERE NOT EXISTS (SELECT FROM covey.inbox_pending p WHERE p.lane = ANY (lanes))
+          AND NOT EXISTS (SELECT FROM covey.hold h WHERE h.key = ANY (p_keys))
+          AND NOT EXISTS (SELECT FROM covey.reply r WHERE r.command_id = ANY (p_command_ids))
+          AND NOT EXISTS (SELECT FROM unnest(p_deadlines) AS deadline WHERE deadline <= clock_timestamp())
+        ORDER BY u.n
+        ON CONFLICT (id) DO NOTHING;
+        GET DIAGNOSTICS stored = ROW_COUNT;
+    END IF;
+    IF stored <> cardinality(p_ids) THEN
+        RAISE EXCEPTION 'covey: something stands before these messages' USING ERRCODE = 'CV002';
+    END IF;
+END $$;
+
 -- Leave messages that were not handled directly after all to the workers.
 CREATE FUNCTION covey.queue(p_keys text[], p_positions bigint[]) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
 BEGIN
@@ -545,6 +580,7 @@ CREATE TABLE covey.saga (
     data        jsonb NOT NULL,
     reason      text,
     logged      int NOT NULL DEFAULT 0,
+    token       bigint NOT NULL DEFAULT 0,
     started_at  timestamptz NOT NULL DEFAULT now(),
     moved_at    timestamptz NOT NULL DEFAULT now(),
     ended_at    timestamptz
@@ -563,20 +599,20 @@ CREATE TABLE covey.saga_log (
     PRIMARY KEY (saga_id, n)
 );
 
--- Write new sagas. `p_waits` is after how long each is to move by itself if nothing comes.
+-- Write new sagas. `p_waits` is after how long each is to move by itself if nothing comes; `p_tokens` mark the writing.
 CREATE FUNCTION covey.start_sagas(
     p_ids uuid[], p_names text[], p_versions int[], p_statuses text[], p_steps smallint[], p_attempts int[],
-    p_refusals int[], p_waiting uuid[], p_data jsonb[], p_reasons text[], p_logged int[], p_moved timestamptz[],
-    p_waits interval[], p_ended timestamptz[]
+    p_refusals int[], p_waiting uuid[], p_data jsonb[], p_reasons text[], p_logged int[], p_waits interval[],
+    p_tokens bigint[]
 ) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
 BEGIN
     INSERT INTO covey.saga (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged,
-                            moved_at, deadline, ended_at)
+                            moved_at, deadline, token)
     SELECT u.id, u.name, u.version, u.status, u.step, u.attempts, u.refusals, u.waiting, u.data, u.reason, u.logged,
-           coalesce(u.moved, clock_timestamp()), clock_timestamp() + u.wait, u.ended
+           clock_timestamp(), clock_timestamp() + u.wait, u.token
     FROM unnest(p_ids, p_names, p_versions, p_statuses, p_steps, p_attempts, p_refusals, p_waiting, p_data, p_reasons,
-                p_logged, p_moved, p_waits, p_ended)
-         AS u (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, moved, wait, ended);
+                p_logged, p_waits, p_tokens)
+         AS u (id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, wait, token);
 END $$;
 
 -- Lock and read sagas in the order of their ids, so that two transactions cannot wait for each other.
@@ -585,19 +621,29 @@ BEGIN
     RETURN QUERY SELECT * FROM covey.saga WHERE id = ANY (p_ids) ORDER BY id FOR UPDATE;
 END $$;
 
--- Write the states of sagas that have moved, each once; the caller has locked them.
+-- Write the states of sagas, each once, over the writing that the caller has read, or raise: it may remember it from
+-- before. What has not moved keeps its deadline.
 CREATE FUNCTION covey.move_sagas(
     p_ids uuid[], p_statuses text[], p_steps smallint[], p_attempts int[], p_refusals int[], p_waiting uuid[],
-    p_data jsonb[], p_reasons text[], p_logged int[], p_moved timestamptz[], p_waits interval[], p_ended timestamptz[]
+    p_data jsonb[], p_reasons text[], p_logged int[], p_waits interval[], p_tokens bigint[], p_read bigint[],
+    p_moved boolean[]
 ) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    written int;
 BEGIN
     UPDATE covey.saga s SET status = u.status, step = u.step, attempts = u.attempts, refusals = u.refusals,
-        waiting = u.waiting, data = u.data, reason = u.reason, logged = u.logged, moved_at = u.moved,
-        deadline = clock_timestamp() + u.wait, ended_at = u.ended
-    FROM unnest(p_ids, p_statuses, p_steps, p_attempts, p_refusals, p_waiting, p_data, p_reasons, p_logged, p_moved,
-                p_waits, p_ended)
-         AS u (id, status, step, attempts, refusals, waiting, data, reason, logged, moved, wait, ended)
-    WHERE s.id = u.id;
+        waiting = u.waiting, data = u.data, reason = u.reason, logged = u.logged, token = u.token,
+        moved_at = CASE WHEN u.moved THEN clock_timestamp() ELSE s.moved_at END,
+        deadline = CASE WHEN u.moved THEN clock_timestamp() + u.wait ELSE s.deadline END,
+        ended_at = CASE WHEN u.status IN ('completed', 'compensated') THEN clock_timestamp() END
+    FROM unnest(p_ids, p_statuses, p_steps, p_attempts, p_refusals, p_waiting, p_data, p_reasons, p_logged, p_waits,
+                p_tokens, p_read, p_moved)
+         AS u (id, status, step, attempts, refusals, waiting, data, reason, logged, wait, token, read, moved)
+    WHERE s.id = u.id AND s.token = u.read;
+    GET DIAGNOSTICS written = ROW_COUNT;
+    IF written <> cardinality(p_ids) THEN
+        RAISE EXCEPTION 'covey: somebody else has moved the saga' USING ERRCODE = 'CV002';
+    END IF;
 END $$;
 
 -- Take the deadlines that are over, at most so many; those that somebody else is moving are left for the next time.
@@ -613,13 +659,12 @@ BEGIN
 END $$;
 
 CREATE FUNCTION covey.log_sagas(
-    p_ids uuid[], p_ns int[], p_steps text[], p_whats text[], p_messages uuid[], p_details text[], p_times timestamptz[]
+    p_ids uuid[], p_ns int[], p_steps text[], p_whats text[], p_messages uuid[], p_details text[]
 ) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
 BEGIN
     INSERT INTO covey.saga_log (saga_id, n, step, what, message_id, detail, at)
-    SELECT u.saga_id, u.n, u.step, u.what, u.message, u.detail, coalesce(u.time, clock_timestamp())
-    FROM unnest(p_ids, p_ns, p_steps, p_whats, p_messages, p_details, p_times)
-         AS u (saga_id, n, step, what, message, detail, time);
+    SELECT u.saga_id, u.n, u.step, u.what, u.message, u.detail, now()
+    FROM unnest(p_ids, p_ns, p_steps, p_whats, p_messages, p_details) AS u (saga_id, n, step, what, message, detail);
 END $$;
 """
 
