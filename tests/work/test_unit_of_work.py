@@ -297,6 +297,18 @@ LASTING = [
     "WITH x AS (SELECT 1) SELECT pg_catalog.pg_advisory_lock(1) FROM x",
     "SELECT set_config('search_path', 'x', false)",
     "SELECT set_config('search_path', $1, FALSE )",
+    "SELECT set_config('a.b', (SELECT 'x'), false)",
+    "SELECT coalesce(set_config('a.b', lower('X'), (1 = 2)), '')",
+    "SELECT set_config('a.b', 'x, true)', $1)",
+    "SELECT set_config('a.b', 'x', false), coalesce(NULL, true)",
+    "SELECT set_config('a.b', set_config('a.c', 'x', false), true)",
+    "SELECT pg_catalog.\"set_config\" ('a.b', 'x', 'f')",
+    "DO $$ BEGIN PERFORM set_config('a.b', 'x', false); END $$",
+    "DO LANGUAGE plpgsql 'BEGIN SET a.b = 1; END'",
+    "SELECT 1; DO $$ BEGIN PERFORM 1; END $$",
+    "UPDATE pg_settings SET setting = 'x' WHERE name = 'search_path'",
+    "SELECT 1 AS n INTO TEMP t",
+    "CREATE OR REPLACE TEMP VIEW v AS SELECT 1",
     "BEGIN",
     "START TRANSACTION",
     "COMMIT",
@@ -327,7 +339,7 @@ HARMLESS = [
     "SELECT 1; SET LOCAL search_path TO public",
     "SELECT '; COMMIT', $x$ ; COMMIT $x$ /* ; COMMIT */ -- ; COMMIT",
     'SELECT 1 AS "; COMMIT"',
-    "DO $$ BEGIN PERFORM 1; END $$",
+    "SELECT set_config('a.b', (SELECT lower('X, false)')), TRUE )",
 ]
 
 

@@ -2,7 +2,7 @@
 
 No round trip resets a connection when it goes back to the pool (it would cost more than half of a read).
 That is safe because `Work` is the only way to run statements on a pooled connection: it ends its transaction,
-and refuses the statements whose effect would outlive it (`SET` without `LOCAL`, `LISTEN`, `PREPARE`, …).
+and refuses the statements whose effect would outlive it (covey.work.lasting).
 """
 
 from __future__ import annotations

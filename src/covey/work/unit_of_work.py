@@ -7,7 +7,6 @@ Whoever publishes from a `Work` needs no broker: the relay does the rest, now or
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -21,24 +20,13 @@ from covey.database.errors import translated
 from covey.database.pool import Acquired, Connection, Database, is_lost
 from covey.errors import DatabaseUnavailable, DefinitionError, QueryFailed
 from covey.message import Envelope, Message
+from covey.work.lasting import refuse_lasting
 from covey.work.outbox import PUBLISH, Outgoing, row_of
 
 T = TypeVar("T")
 
 Call = tuple[str, list[Any]]
 """A function of the schema `covey`, and its arguments."""
-
-# Their effect would outlive the transaction on a connection that nobody resets (see covey.database.pool), or end it.
-_OUTLIVES = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:"
-    r"SET\s+(?!LOCAL\b|CONSTRAINTS\b|TRANSACTION\b)|RESET\b|DISCARD\b|LOAD\b|(?:UN)?LISTEN\b|PREPARE\b|DEALLOCATE\b"
-    r"|DECLARE\b.*\bWITH\s+HOLD\b|CREATE\s+(?:GLOBAL\s+|LOCAL\s+)?TEMP(?!.*\bON\s+COMMIT\s+DROP\b)"
-    r"|BEGIN\b|START\b|COMMIT\b|END\b|ABORT\b|ROLLBACK\b(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b))"
-    r"|.*\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(|.*\bset_config\s*\([^()]*,\s*false\s*\)",
-    re.IGNORECASE | re.DOTALL,
-)
-# Texts, names, function bodies and comments: a semicolon in these separates no statements.
-_QUOTED = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|(?P<tag>\$(?!\d)\w*\$).*?(?P=tag)|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
 
 class Work:
@@ -86,28 +74,28 @@ class Work:
 
     async def execute(self, sql: str, *args: Any) -> str:
         """Run a statement and return PostgreSQL's tag for it, such as `UPDATE 3`."""
-        _refuse_lasting(sql)
+        refuse_lasting(sql)
         connection = self._connection or await self._open()
         with translated():
             return str(await connection.execute(sql, *args))
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Run a query and return its rows, readable by name and by position."""
-        _refuse_lasting(sql)
+        refuse_lasting(sql)
         connection = self._connection or await self._open()
         with translated():
             return list(await connection.fetch(sql, *args))
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """Run a query and return its first row, or None."""
-        _refuse_lasting(sql)
+        refuse_lasting(sql)
         connection = self._connection or await self._open()
         with translated():
             return await connection.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """Run a query and return the first value of its first row, or None."""
-        _refuse_lasting(sql)
+        refuse_lasting(sql)
         connection = self._connection or await self._open()
         with translated():
             return await connection.fetchval(sql, *args)
@@ -118,7 +106,7 @@ class Work:
         One round trip for all of them. Later reads in this transaction do not see its effect, and an error of
         it rolls back everything.
         """
-        _refuse_lasting(sql)
+        refuse_lasting(sql)
         self._deferred.setdefault(sql, []).append(args)
 
     def collect(self, function: str, *row: Any, key: Any = None) -> None:
@@ -363,17 +351,3 @@ def _calling(functions: tuple[tuple[str, int], ...]) -> str:
     numbers = count(1)
     calls = (f"covey.{function}({', '.join(f'${next(numbers)}' for _ in range(n))})" for function, n in functions)
     return f"SELECT {', '.join(calls)}"
-
-
-def _refuse_lasting(sql: str) -> None:
-    if _is_lasting(sql):
-        raise DefinitionError(
-            f"a statement that outlives its transaction or ends it is not allowed in a Work: {sql.strip()[:80]!r};"
-            " use SET LOCAL, set_config(…, true), pg_advisory_xact_lock and the like"
-        )
-
-
-@lru_cache(maxsize=4096)  # the texts of a program's statements, looked at once each
-def _is_lasting(sql: str) -> bool:
-    statements = [sql, *_QUOTED.sub(" ", sql).split(";")[1:]]  # several at once run in the same round trip
-    return any(_OUTLIVES.match(statement) for statement in statements)
