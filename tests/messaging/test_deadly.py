@@ -21,6 +21,45 @@ from covey.testing.eventually import eventually
 from covey.testing.replica import ReplicaOptions, replica
 from tests.messaging.feed import Feed, dead, effects, holds, keeping, settled, with_effects
 
+SAGA = """
+import asyncio, os, signal, sys
+from datetime import timedelta
+from pathlib import Path
+from pydantic import BaseModel
+from covey.messaging.brokers.nats import NatsBroker
+from covey.messaging.options import MessagingOptions
+from covey.saga.definition import retriable, step
+from covey.saga.saga import Saga
+from covey.testing.replica import ReplicaOptions, replica
+
+database_url, nats_url, system, mended = sys.argv[1:]
+
+class Data(BaseModel):
+    pass
+
+async def die(data, work):
+    if not Path(mended).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def undo(data, work):
+    pass
+
+backward = Saga("backward", Data, step(die, undo=undo))
+forward = Saga("forward", Data, retriable(die))
+
+async def main():
+    broker = await NatsBroker.open(nats_url, system)
+    options = ReplicaOptions(messaging=MessagingOptions(poll=timedelta(milliseconds=20)))
+    async with replica("shop", database_url, broker, sagas=[backward, forward], options=options) as shop:
+        if not await shop.fetchval("SELECT count(*) FROM covey.saga"):
+            async with shop.transactions.begin() as work:
+                await backward.start(work, Data())
+                await forward.start(work, Data())
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
 PROGRAM = """
 import asyncio, os, signal, sys
 from datetime import timedelta
@@ -67,6 +106,7 @@ asyncio.run(main())
 """
 
 ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
 MOST_DEATHS = 8
 """Two on end make suspects, three more are each the message's own; some spare for a machine that is slow."""
 
@@ -74,7 +114,7 @@ MOST_DEATHS = 8
 async def kept_running(program: list[str], deaths: list[int]) -> None:
     """Start a process again whenever it ends, as a supervisor does."""
     while True:
-        process = await asyncio.create_subprocess_exec(*program, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        process = await asyncio.create_subprocess_exec(*program, env={**os.environ, "PYTHONPATH": PATH})
         try:
             deaths.append(await process.wait())
         finally:
@@ -116,6 +156,46 @@ async def test_a_message_that_kills_its_process_each_time_is_a_dead_letter_and_i
             await feed.add("key 1", range(200, 210))
             await eventually(lambda: _count(database, "effect", 49), timedelta(seconds=20))
             assert len(deaths) == settled
+    finally:
+        supervisor.cancel()
+        await asyncio.gather(supervisor, return_exceptions=True)
+
+
+async def test_a_saga_whose_function_kills_its_process_is_undone_or_goes_on_when_that_is_mended(
+    make_database: Callable[[Path | None], str],
+    covey_engines: Engines,
+    system_name: str,
+    tmp_path: Path,
+) -> None:
+    """Nothing may strand a saga: what can be undone is, and what only goes forward is tried until it is done."""
+    url = with_effects(make_database(None))
+    (tmp_path / "shop.py").write_text(SAGA)
+    mended, deaths = tmp_path / "mended", list[int]()
+    program = [sys.executable, str(tmp_path / "shop.py"), url, covey_engines.nats_url, system_name, str(mended)]
+    supervisor = asyncio.create_task(kept_running(program, deaths))
+    try:
+        async with Database.open(url) as database:
+
+            async def statuses() -> dict[str, str]:
+                async with database.acquire() as connection:
+                    rows = await connection.fetch("SELECT name, status FROM covey.saga")
+                return {row["name"]: row["status"] for row in rows}
+
+            async def undone() -> bool:
+                return await statuses() == {"backward": "compensated", "forward": "running"}
+
+            async def tried_on() -> bool:
+                async with database.acquire() as connection:
+                    return bool(await connection.fetchval("SELECT max(crashes) > 5 FROM covey.hold"))
+
+            await eventually(undone, timedelta(seconds=60))
+            await eventually(tried_on, timedelta(seconds=60))
+            mended.touch()
+
+            async def ended() -> bool:
+                return await statuses() == {"backward": "compensated", "forward": "completed"}
+
+            await eventually(ended, timedelta(seconds=60))
     finally:
         supervisor.cancel()
         await asyncio.gather(supervisor, return_exceptions=True)

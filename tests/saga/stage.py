@@ -106,7 +106,8 @@ hasty = _saga("hasty", TIMEOUT)
 
 @dataclass
 class Participant:
-    """Does as it is told. `script` holds, for each command, what the next attempts do; then it obeys.
+    """Does as it is told. `script` holds, for each command, what the next attempts do; then it obeys. `refused` are
+    the sagas to which it says no, however often it is asked.
 
     `refuse` answers no; `garble` answers with what no database stores; `mute` stays silent until the command expires
     or, without a deadline, until the script goes on; `poison` raises what no retry can cure; `late` obeys, after the
@@ -114,6 +115,7 @@ class Participant:
     """
 
     script: dict[str, list[str]] = field(default_factory=dict)
+    refused: dict[str, set[UUID]] = field(default_factory=dict)
 
     def router(self) -> Router:
         """Return the handlers."""
@@ -127,6 +129,8 @@ class Participant:
             behaviour = next(iter(self.script.get(name, [])), "obey")
             if self.script.get(name):
                 self.script[name].pop(0)
+            if command.saga_id in self.refused.get(name, ()):
+                behaviour = "refuse"
             match behaviour:
                 case "refuse":
                     return Refused(reason=f"no {name}")
@@ -155,10 +159,10 @@ class Stage:
     stock_url: str
     broker: Any
 
-    async def start(self, data: Data | None = None, saga: Saga[Data] = place) -> UUID:
+    async def start(self, data: Data | None = None, saga: Saga[Data] = place, saga_id: UUID | None = None) -> UUID:
         """Start a saga."""
         async with self.order.transactions.begin() as work:
-            return await saga.start(work, data or Data())
+            return await saga.start(work, data or Data(), saga_id)
 
     async def end_of(self, saga_id: UUID) -> str:
         """Wait until a saga has ended; return how."""

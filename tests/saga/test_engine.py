@@ -216,6 +216,8 @@ async def test_a_reply_that_cannot_be_read_is_seen_and_does_not_strand_the_saga(
 
     assert await stage.end_of(saga_id) == "compensated"
     assert "reply unreadable" in await stage.history(saga_id)
+    unreadable = stage.order.telemetry.metrics.counter("covey_saga_replies_unreadable_total", "", ("saga", "step"))
+    assert unreadable.value(("hasty", "Reserve")) == 1
 
 
 async def test_a_late_reply_changes_nothing(stage: Stage) -> None:
@@ -234,15 +236,17 @@ async def test_many_sagas_with_every_message_duplicated_delayed_and_two_replicas
 ) -> None:
     unfaithful = Unfaithful(MemoryBroker())
     async with on_stage(make_database(None), make_database(None), unfaithful) as stage:
-        stage.participant.script = {"Take": ["refuse"] * 10, "Hold": ["refuse"] * 10}
+        ids = [new_id() for _ in range(40)]
+        stage.participant.refused = {"Take": set(ids[:10]), "Hold": set(ids[10:20])}
         async with (
             replica("order", stage.order_url, unfaithful, sagas=[place, hasty]),
             replica("stock", stage.stock_url, unfaithful, [stage.participant.router()]),
         ):
-            ids = [await stage.start() for _ in range(40)]
+            for saga_id in ids:
+                await stage.start(saga_id=saga_id)
             ends = [await stage.end_of(saga_id) for saga_id in ids]
 
-        assert ends.count("compensated") == 20
+        assert ends == ["compensated"] * 20 + ["completed"] * 20
         for saga_id, end in zip(ids, ends, strict=True):
             done = await stage.effects(saga_id)
             if end == "completed":

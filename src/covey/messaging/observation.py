@@ -83,6 +83,17 @@ class Observation:
         yield
         self._stored.add((stream,), count)
 
+    def suspected(self, delivery: Delivery, crashes: int) -> None:
+        """Tell that a message is handled alone, because processes may have died of it."""
+        envelope = delivery.envelope
+        log.warning(
+            "message_suspected",
+            message_type=envelope.type,
+            message_id=str(envelope.id),
+            key=envelope.key,
+            crashes=crashes,
+        )
+
     def parked(self, delivery: Delivery, error: str, dead: bool, attempts: int) -> None:
         """Tell that a key waits behind a message that failed."""
         envelope = delivery.envelope

@@ -118,7 +118,7 @@ class Turns:
         """Handle one message that processes may have died of; return the calls that it has begun.
 
         None if there is no such message. It is marked before it is begun. After `max_attempts` crashes it is a dead
-        letter instead.
+        letter instead; what moves a saga is never given up, but a saga is told that its functions keep failing.
         """
         token, lease = new_id(), self._options.handler_timeout + timedelta(seconds=5)
         with translated():
@@ -130,9 +130,14 @@ class Turns:
 
         async def take(limit: int) -> list[Delivery]:
             found = await _fetch(connection, _TAKE_SUSPECT, LANES, key, token)
-            if crashes >= self._options.max_attempts:
-                error = f"the process that handled it died, {crashes} times on end"
-                failures.update((key, Failure(delivery, error, None, delivery.attempts)) for delivery in found)
+            for delivery in found:
+                self._observation.suspected(delivery, crashes)
+            if crashes < self._options.max_attempts:
+                return found
+            if any(self._patient(delivery) for delivery in found):
+                return [replace(delivery, attempts=max(delivery.attempts, crashes)) for delivery in found]
+            error = f"the process that handled it died, {crashes} times on end"
+            failures.update((key, Failure(delivery, error, None, delivery.attempts)) for delivery in found)
             return found
 
         return (await self._run(connection, take, _finish_held, _leave, failures)).begun

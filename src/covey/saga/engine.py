@@ -55,6 +55,9 @@ class SagaEngine:
         self.recent = Recent()
         self._tracer = telemetry.tracer
         self._ended = telemetry.metrics.counter("covey_sagas_ended_total", "Sagas that have ended", ("saga", "how"))
+        self._unreadable = telemetry.metrics.counter(
+            "covey_saga_replies_unreadable_total", "Replies that their saga could not read", ("saga", "step")
+        )
         self._steps = telemetry.metrics.histogram(
             "covey_saga_step_seconds", "From asking for a step to its outcome", ("saga", "outcome")
         )
@@ -80,12 +83,12 @@ class SagaEngine:
             )
         transition = Transition(saga, record, work, exhausted=delivery.attempts >= EXHAUSTED_AFTER)
         before = record.state
-        if await self._apply(transition, delivery, work):
+        if await self._apply(saga, transition, delivery, work):
             update(work, record, transition.wait_seconds, moved=transition.moved)
             if transition.moved:
                 self._observe(saga, record, before)
 
-    async def _apply(self, transition: Transition, delivery: Delivery, work: Work) -> bool:
+    async def _apply(self, saga: Definition[Any], transition: Transition, delivery: Delivery, work: Work) -> bool:
         """Feed the message to the saga, if it is what the saga waits for; return whether the row changed."""
         record, envelope = transition.record, delivery.envelope
         if envelope.type.endswith(".saga-step.v1"):
@@ -102,18 +105,21 @@ class SagaEngine:
                 return True
             await transition.give(Silent(), inline=True, message=envelope.id)
             return True
-        given = self._reading(transition, delivery, work)
+        given = self._reading(saga, transition, delivery, work)
         if given is not None:
             await transition.give(given, inline=True, message=envelope.id)
         return True
 
-    def _reading(self, transition: Transition, delivery: Delivery, work: Work) -> Input | None:
+    def _reading(self, saga: Definition[Any], transition: Transition, delivery: Delivery, work: Work) -> Input | None:
         """Read a reply. One that cannot be read leaves the saga waiting for its timeout: it must not strand it."""
         try:
             reply = _Answer.model_validate_json(delivery.envelope.body)
             transition.merge(reply.data)
         except ValidationError as error:
-            log.error("saga_reply_unreadable", saga_id=str(transition.record.id), source=delivery.envelope.source)
+            step = step_name(saga, transition.record.state)
+            self._unreadable.add((saga.name, step))
+            source = delivery.envelope.source
+            log.error("saga_reply_unreadable", saga_id=str(transition.record.id), step=step, source=source)
             note(work, transition.record, "reply", "unreadable", str(error)[:500], delivery.envelope.id)
             return None
         return Done() if reply.outcome == "done" else NotDone(clean(reply.reason or "refused without a reason"))

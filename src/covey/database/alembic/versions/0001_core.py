@@ -537,7 +537,8 @@ BEGIN
 END $$;
 
 -- Give back the keys whose outside work has lost its worker: every process holds a lock with its number for as long as
--- it lives. Each has then had a crash. Returns how many there are, and how many processes have died.
+-- it lives. Each has then had a crash; past the fifth on end, which only what is never given up comes to, the next try
+-- waits twice as long each time, up to 5 minutes. Returns how many there are, and how many processes have died.
 CREATE FUNCTION covey.recover(p_class int, p_lanes int, p_limit int) RETURNS int LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     freed int;
@@ -546,8 +547,9 @@ BEGIN
     IF NOT EXISTS (SELECT FROM covey.hold WHERE state = 'working') THEN
         RETURN died;
     END IF;
-    UPDATE covey.hold SET state = 'waiting', until = clock_timestamp(), token = NULL, owner = NULL,
-        crashes = crashes + 1
+    UPDATE covey.hold SET state = 'waiting', token = NULL, owner = NULL, crashes = crashes + 1,
+        until = clock_timestamp() + CASE WHEN crashes < 5 THEN interval '0'
+            ELSE least(interval '5 minutes', interval '0.1 seconds' * 2 ^ least(crashes, 20)) END
     WHERE state = 'working' AND NOT EXISTS (
         SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid::bigint = p_class AND l.objsubid = 2
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
