@@ -171,6 +171,7 @@ async def test_a_key_used_for_another_request_is_refused(app: Application, datab
 
     assert answer.status == 422
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"] == "/problems/idempotency-key-reused"
     assert await effects(database) == 1
 
 
@@ -214,6 +215,7 @@ async def test_of_two_equal_requests_at_the_same_instant_one_proceeds(
     gate.opened.set()
 
     assert second.status == 409
+    assert second.json()["type"] == "/problems/idempotency-key-in-use"
     assert second.headers["retry-after"] == "1"
     assert (await first).status == 201
     assert await effects(database) == 1

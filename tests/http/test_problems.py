@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from http import HTTPStatus
+from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, Header, HTTPException, Query
+from fastapi import APIRouter, Body, Depends, Header, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from covey import errors
 from covey.http.application import Application
+from covey.http.body import TooSlow
+from covey.http.idempotency import KeyReused
 from covey.http.problems import problem_of
 from covey.testing.asgi import Answer, ask, scope_of
 from covey.work.idempotency import InProgress
@@ -92,9 +95,10 @@ def is_problem(answer: Answer, status: int, slug: str) -> dict[str, Any]:
         (errors.NotFound("why"), 404, "not-found"),
         (errors.Conflict("why"), 409, "conflict"),
         (errors.ConstraintViolated("why", "orders_pkey"), 409, "conflict"),
-        (InProgress("why"), 409, "conflict"),
+        (InProgress("why"), 409, "idempotency-key-in-use"),
         (errors.TooLarge("why"), 413, "too-large"),
         (errors.Invalid("why"), 422, "invalid"),
+        (KeyReused("why"), 422, "idempotency-key-reused"),
         (errors.Unavailable("inside"), 503, "unavailable"),
         (errors.DatabaseUnavailable("inside"), 503, "unavailable"),
         (errors.PoolExhausted("inside"), 503, "unavailable"),
@@ -102,6 +106,10 @@ def is_problem(answer: Answer, status: int, slug: str) -> dict[str, Any]:
         (errors.Defect("inside"), 500, "internal"),
         (errors.ConfigurationError("inside"), 500, "internal"),
         (RuntimeError("inside"), 500, "internal"),
+        (HTTPException(400, "why"), 400, "rejected"),
+        (HTTPException(404), 404, "not-found"),
+        (HTTPException(422, "why"), 422, "invalid"),
+        (HTTPException(500), 500, "internal"),
         (HTTPException(418, "why"), 418, "im-a-teapot"),
         (HTTPException(410), 410, "gone"),
         (HTTPException(599), 599, "error"),
@@ -120,12 +128,28 @@ async def test_each_error_has_its_status_and_a_stable_type(
     assert (problem.get("detail") == "why") == ("why" in str(error))
 
 
+def test_a_type_has_one_status_and_one_title_however_it_came_about() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.CoveyError)]
+    raised = [made(kind) for kind in (*kinds, InProgress, KeyReused, TooSlow)]
+    raised += [HTTPException(status) for status in HTTPStatus if status >= 400]
+    found: dict[str, set[tuple[int, str]]] = {}
+    for error in raised:
+        problem = problem_of(error)
+        found.setdefault(problem.slug, set()).add((problem.status, problem.title))
+
+    assert len(found) > 30
+    assert {slug: meanings for slug, meanings in found.items() if len(meanings) > 1} == {}
+
+
+def made(kind: type[Exception]) -> Exception:
+    return kind("x", None) if kind is errors.ConstraintViolated else kind("x")
+
+
 def test_every_error_of_the_tree_means_something_in_http() -> None:
     tree = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.CoveyError)]
     assert len(tree) > 20
     for kind in tree:
-        error = kind("x", None) if kind is errors.ConstraintViolated else kind("x")
-        status = problem_of(error).status
+        status = problem_of(made(kind)).status
         assert (400 <= status < 500) == issubclass(kind, errors.Rejected), kind
 
 
@@ -176,6 +200,90 @@ async def test_a_body_that_is_no_json_is_400(make: Make) -> None:
         answer = await ask(make(orders()), "POST", "/orders", body=body)
         assert answer.status == 400, body
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_number_of_more_digits_than_python_reads_is_named_as_what_is_wrong(make: Make) -> None:
+    body = b'{"lines": [{"product_id": "a", "quantity": %s}]}'
+
+    unread = is_problem(await ask(make(orders()), "POST", "/orders", body=body % (b"9" * 5_000)), 400, "unreadable")
+    invalid = await ask(make(orders()), "POST", "/orders", body=b'{"lines": [{"product_id": "a", "quantity": 0.5}]}')
+    parameter = await ask(make(orders()), "GET", "/orders", query="limit=" + "9" * 5_000, headers={"X-Version": "1"})
+
+    assert unread["detail"] == "numbers in JSON may have 4300 digits"
+    assert is_problem(invalid, 422, "invalid")["errors"][0]["pointer"] == "#/lines/0/quantity"
+    assert [found["pointer"] for found in is_problem(parameter, 422, "invalid")["errors"]] == ["#/limit"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 201),
+        ("application/json; charset=utf-8", 201),
+        ("application/vnd.shop+json", 201),
+        ("Application/JSON", 201),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("application/jsonp", 415),
+        ("nonsense", 415),
+        ("", 415),
+    ],
+)
+async def test_a_body_that_is_not_sent_as_json_is_415(make: Make, content_type: str, status: int) -> None:
+    body = b'{"lines": [{"product_id": "a", "quantity": 1}]}'
+
+    answer = await ask(make(orders()), "POST", "/orders", headers={"Content-Type": content_type}, body=body)
+
+    assert answer.status == status
+    if status == 415:
+        assert "Content-Type: application/json" in is_problem(answer, 415, "unsupported-media-type")["detail"]
+        assert answer.headers["accept"] == "application/json"
+
+
+async def test_a_body_without_a_content_type_is_415_as_browsers_send_one_across_origins(make: Make) -> None:
+    sent: list[Any] = []
+    incoming = [{"type": "http.request", "body": b'{"lines": []}', "more_body": False}]
+
+    async def receive() -> Any:
+        return incoming.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await make(orders())(scope_of("POST", "/orders", {"content-length": "13"}), receive, send)
+
+    assert sent[0]["status"] == 415
+
+
+async def test_a_route_that_takes_no_json_takes_any_content_type(make: Make) -> None:
+    api = APIRouter()
+
+    @api.post("/raw")
+    async def raw(request: Request) -> int:
+        return len(await request.body())
+
+    @api.post("/bytes")
+    async def take(body: Annotated[bytes, Body(media_type="application/octet-stream")]) -> int:
+        return len(body)
+
+    @api.post("/nothing")
+    async def nothing() -> int:
+        return 0
+
+    app = make(api)
+    for path, length in (("/raw", 3), ("/bytes", 3), ("/nothing", 0)):
+        answer = await ask(app, "POST", path, headers={"Content-Type": "image/png"}, body=b"abc")
+        assert (answer.status, answer.json()) == (200, length), path
+
+
+async def test_what_is_wrong_with_a_parameter_is_told_whatever_the_content_type(make: Make) -> None:
+    api = APIRouter()
+
+    @api.post("/bytes")
+    async def take(limit: int, body: Annotated[bytes, Body(media_type="image/png")]) -> None: ...
+
+    answer = await ask(make(api), "POST", "/bytes", query="limit=x", headers={"Content-Type": "image/png"}, body=b"a")
+
+    assert [found["in"] for found in is_problem(answer, 422, "invalid")["errors"]] == ["query"]
 
 
 async def test_every_broken_rule_is_listed_with_its_place(make: Make) -> None:

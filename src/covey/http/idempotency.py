@@ -7,8 +7,8 @@
 
 A request that carries the header is claimed in the route's own transaction, when it has been authenticated and
 validated and before the route runs; its answer is stored there too. Whoever sends it again gets that answer, byte for
-byte. While the first is under way the second gets 409; the same key for another request gets 422, a malformed one 400.
-What raises is rolled back with its claim, and may be tried again with the same key.
+byte. While the first is under way the second gets 409 (`InProgress`); the same key for another request gets 422
+(`KeyReused`), a malformed one 400. What raises is rolled back with its claim, and may be tried again with the same key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, StreamingResponse
 
 from covey import context
-from covey.errors import DefinitionError, Unreadable
+from covey.errors import DefinitionError, Invalid, Unreadable
 from covey.http.routes import template_of
 from covey.http.transaction import begin, work_of
 from covey.work.idempotency import Answer, Claim, claim
@@ -80,6 +80,10 @@ class IdempotentRoute(APIRoute):
         return handled if self.is_idempotent else handle
 
 
+class KeyReused(Invalid):
+    """The Idempotency-Key belongs to a request that asked for something else."""
+
+
 class _Known(Exception):
     """The request was answered before."""
 
@@ -112,7 +116,10 @@ class _Attempt:
         """Claim the key, in the transaction that the route is about to use."""
         request, principal = self._request, context.current().principal or ""
         scope = f"{principal}\x1f{request.method} {template_of(request.scope)}"
-        claimed = await claim(work_of(request), scope, self._key, await _fingerprint(request))
+        try:
+            claimed = await claim(work_of(request), scope, self._key, await _fingerprint(request))
+        except Invalid:
+            raise KeyReused("the key belongs to a request of another address or body: make a new one") from None
         if isinstance(claimed, Answer):
             raise _Known(claimed)
         self._claim = claimed

@@ -6,6 +6,7 @@ the caller nothing but a correlation id; what it was goes into the log, once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,8 +18,10 @@ from starlette.exceptions import HTTPException
 
 from covey import errors
 from covey.http.body import TooSlow
+from covey.http.idempotency import KeyReused
 from covey.telemetry.redaction import redact_text
 from covey.telemetry.rendering import json_line
+from covey.work.idempotency import InProgress
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -26,22 +29,32 @@ _MOST_ERRORS = 25
 _MOST_TEXT = 2_000
 _RETRY_AFTER_S = 1
 
+# FastAPI parses a body only when it is sent as JSON; else it stays bytes, which fit no model (RFC 9110, 15.5.16).
+_NOT_SENT_AS_JSON = HTTPException(
+    415, "the body is JSON here: send it with Content-Type: application/json", {"Accept": "application/json"}
+)
+
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 _MEANINGS: dict[type[Exception], tuple[int, str, str]] = {
     errors.Rejected: (400, "rejected", "The request cannot be carried out"),
     errors.Unreadable: (400, "unreadable", "The request cannot be read"),
     errors.Invalid: (422, "invalid", "The request breaks a rule"),
+    KeyReused: (422, "idempotency-key-reused", "This Idempotency-Key was used for another request"),
     errors.Unauthenticated: (401, "unauthenticated", "The caller is not known"),
     errors.Forbidden: (403, "forbidden", "The caller may not do this"),
     errors.NotFound: (404, "not-found", "There is no such thing"),
     errors.Conflict: (409, "conflict", "The request contradicts the present state"),
+    InProgress: (409, "idempotency-key-in-use", "A request with this Idempotency-Key is under way"),
     TooSlow: (408, "too-slow", "The request did not arrive in time"),
     errors.TooLarge: (413, "too-large", "The request is over a limit"),
     errors.Unavailable: (503, "unavailable", "The work cannot be done now"),
     errors.DeadlineExceeded: (504, "deadline-exceeded", "The time given for this work is over"),
     Exception: (500, "internal", "Something went wrong here"),
 }
+
+_BY_STATUS = {status: (slug, title) for status, slug, title in reversed(_MEANINGS.values())}
+"""What a status alone means: the first in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +114,32 @@ def _headers(status: int, error: Exception) -> dict[str, str]:
 
 
 def _raised_status(error: HTTPException) -> Problem:
+    if _is_unreadable_number(error.__cause__):
+        return problem_of(errors.Unreadable(f"numbers in JSON may have {sys.get_int_max_str_digits()} digits"))
     phrase = _PHRASES.get(error.status_code, "Error")
+    slug, title = _BY_STATUS.get(error.status_code) or (phrase.lower().replace(" ", "-").replace("'", ""), phrase)
     detail = error.detail if isinstance(error.detail, str) and error.detail != phrase else None
     return Problem(
         error.status_code,
-        phrase.lower().replace(" ", "-").replace("'", ""),
-        phrase,
+        slug,
+        title,
         detail=redact_text(detail) if detail else None,
         headers={**_headers(error.status_code, error), **(error.headers or {})},
     )
 
 
+def _is_unreadable_number(cause: BaseException | None) -> bool:
+    """Tell whether FastAPI gave a body up because Python converts no number of so many digits."""
+    return isinstance(cause, ValueError) and "integer string conversion" in str(cause)
+
+
 def _invalid_request(error: RequestValidationError) -> Problem:
     found = _causes(error.errors())
+    if isinstance(error.body, bytes) and any(one["loc"][0] == "body" for one in found):
+        return _raised_status(_NOT_SENT_AS_JSON)
     if any(one["type"] == "json_invalid" for one in found):
-        status, slug, title = _MEANINGS[errors.Unreadable]
         where = f"the body is no JSON: {found[0]['ctx']['error']}, at character {found[0]['loc'][-1]}"
-        return Problem(status, slug, title, detail=where)
+        return problem_of(errors.Unreadable(where))
     status, slug, title = _MEANINGS[errors.Invalid]
     count = len(found)
     detail = f"{count} rules are broken; the first {_MOST_ERRORS} are listed" if count > _MOST_ERRORS else None
