@@ -16,7 +16,7 @@ from uuid import UUID
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError
 from covey.local.plan import environment_file
-from covey.messaging.dead_letters import DeadLetter, DeadLetters, Whole
+from covey.messaging.dead_letters import DeadLetter, DeadLetters, Entry, Whole
 from covey.work.unit_of_work import Transactions
 
 _REASON_LENGTH = 70
@@ -62,17 +62,27 @@ def page(whole: Whole, service: str) -> str:
         "message": f"{letter.id}  {letter.kind}  {letter.type}",
         "from": f"{letter.source}, made {letter.time}, received {letter.received_at}",
         "reason": letter.reason,
-        "tried": f"{letter.attempts} times, dead since {letter.since}",
-        "behind": f"{letter.behind} messages of its key wait",
+        "tried": f"{_counted(letter.attempts, 'time')}, dead since {letter.since}",
+        "behind": f"{_counted(letter.behind, 'message')} of its key",
     }
     if letter.expires is not None:
         facts["expires"] = f"{letter.expires}: then nobody waits for it any more"
     lines = [f"{name:8} {_visible(value)}" for name, value in facts.items()]
     lines += ["headers", *(f"  {_visible(name)}: {_visible(value)}" for name, value in whole.headers.items())]
     lines += ["body", *(f"  {_visible(line)}" for line in readable(whole.body).splitlines())]
-    lines += ["history", *(f"  {entry.at}  {entry.what}  {_visible(entry.reason or '')}" for entry in whole.history)]
+    lines += ["history", *(f"  {entry.at}  {entry.what}{_about(entry)}" for entry in whole.history)]
     lines.append(f"next: covey dead replay|edit|discard {service} {letter.id}")
     return "\n".join(lines)
+
+
+def _about(entry: Entry) -> str:
+    if entry.old_body is not None:
+        return f"  it was {_visible(entry.old_body.decode(errors='replace'))}"
+    return f"  {_visible(entry.reason)}" if entry.reason else ""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def readable(body: bytes) -> str:
@@ -84,7 +94,7 @@ def readable(body: bytes) -> str:
 
 
 def edited(body: bytes, environment: Mapping[str, str]) -> bytes | None:
-    """Have a person change a body in $VISUAL or $EDITOR; None when it was left as it is.
+    """Have a person change a body in $VISUAL or $EDITOR; None when it was left as it is or emptied.
 
     Raises ConfigurationError when there is no editor or it fails.
     """
@@ -94,12 +104,12 @@ def edited(body: bytes, environment: Mapping[str, str]) -> bytes | None:
     before = readable(body)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "body.json"
-        file.write_text(before)
+        file.write_text(f"{before}\n")  # an editor would end the last line anyway, and that is no change
         done = subprocess.run(["sh", "-c", f'{editor} "$1"', "sh", str(file)], check=False)
         if done.returncode != 0:
             raise ConfigurationError(f"the editor {editor!r} ended with status {done.returncode}: nothing was changed")
-        after = file.read_text()
-    return None if after == before else after.encode()
+        after = file.read_text().strip()
+    return None if after in (before.strip(), "") else after.encode()
 
 
 def _database_url(service: str, state: Path, environment: Mapping[str, str]) -> str:
