@@ -12,10 +12,12 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from covey.errors import ConfigurationError, CoveyError
 
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
 
     from covey.local.status import SystemStatus
     from covey.messaging.dead_letters import DeadLetters
+
+
+class _Command(TyperCommand):
+    """A command whose usage line shows what must be given as a plain word; typer would put it in braces."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
 
 app = typer.Typer(
     help="Run a system of microservices on one machine, with the engines that it needs.",
@@ -37,8 +47,8 @@ app.add_typer(dead, name="dead")
 
 T = TypeVar("T")
 
-ServiceName = Annotated[str, typer.Argument(help="The service whose inbox it is in.")]
-LetterName = Annotated[str, typer.Argument(help="The key, or the id of the message.")]
+ServiceName = Annotated[str, typer.Argument(metavar="SERVICE", help="The service whose inbox it is in.")]
+LetterName = Annotated[str, typer.Argument(metavar="KEY", help="The key, or the id of the message.")]
 OfType = Annotated[str | None, typer.Option("--type", help="Only messages of this type.")]
 InReason = Annotated[str | None, typer.Option("--reason", help="Only those with this text in the reason.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
@@ -85,20 +95,19 @@ def down() -> None:
     """Stop the system, also from another terminal; clean up behind one that was killed."""
     from covey.local.down import bring_down
 
-    was_up = asyncio.run(bring_down(_state()))
-    _say("stopped" if was_up else "the system was not up")
+    _say(asyncio.run(bring_down(_state())))
 
 
 @app.command(epilog="Example: covey status --json | jq -r '.units[] | select(.state != \"up\") | .name'")
 def status(as_json: AsJson = False) -> None:
     """Show what runs where. Exit status 0: all is up; 1: something is not; 3: the system is not up."""
-    from covey.local.table import render
+    from covey.local.table import render, why_not_up
 
     found = _found_status()
     if as_json:
         _say(json.dumps(asdict(found)))
     elif found.supervisor is None:
-        _say(f"{found.name} is not up; `covey up` starts it")
+        _say(why_not_up(found))
     else:
         _say(render(found.units, colours=_colours()))
     if not found.healthy:
@@ -108,16 +117,18 @@ def status(as_json: AsJson = False) -> None:
 @app.command(epilog="Example: covey logs order payment -f")
 def logs(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Processes as `covey status` names them; default: all.")
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Processes as `covey status` names them; default: all."),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines of each.")] = 50,
 ) -> None:
-    """Show what the processes of the system wrote."""
-    from covey.local.logs import show_logs
+    """Show what the processes of the system wrote: on a terminal for people, into a pipe as it is."""
+    from covey.local.logs import as_it_is, for_people, show_logs
 
+    view = partial(for_people, colours=_colours()) if sys.stdout.isatty() else as_it_is
     try:
-        show_logs(_state(), names or [], lines, follow, _say)
+        show_logs(_state(), names or [], lines, follow, _say, view)
     except KeyboardInterrupt:
         raise typer.Exit from None
 
@@ -135,7 +146,7 @@ def migrate(as_json: AsJson = False) -> None:
         _say(f"{service}: {', '.join(revisions) or 'nothing to do'}")
 
 
-@dead.command("list", epilog="Example: covey dead list payment --type payment.capture.v1 --json")
+@dead.command("list", cls=_Command, epilog="Example: covey dead list payment --type payment.capture.v1 --json")
 def dead_list(
     service: ServiceName,
     of_type: OfType = None,
@@ -155,7 +166,7 @@ def dead_list(
         _say(table(letters) if letters else f"{service} has no such dead letter")
 
 
-@dead.command("show", epilog="Example: covey dead show payment 0197c0de-0000-7000-8000-000000000000")
+@dead.command("show", cls=_Command, epilog="Example: covey dead show payment 0197c0de-0000-7000-8000-000000000000")
 def dead_show(service: ServiceName, name: LetterName, as_json: AsJson = False) -> None:
     """Show a dead letter whole: headers, body, what was done about it."""
     from covey.local.dead import as_json as to_json
@@ -165,7 +176,7 @@ def dead_show(service: ServiceName, name: LetterName, as_json: AsJson = False) -
     _say(to_json(whole) if as_json else page(whole, service))
 
 
-@dead.command("edit", epilog="Example: covey dead edit order 4711 --file mended.json")
+@dead.command("edit", cls=_Command, epilog="Example: covey dead edit order 4711 --file mended.json")
 def dead_edit(
     service: ServiceName,
     name: LetterName,
@@ -188,10 +199,12 @@ def dead_edit(
     _say(f"changed; next: covey dead replay {service} {name}")
 
 
-@dead.command("replay", epilog="Example: covey dead replay payment --all --reason 'connection refused' --rate 20")
+@dead.command(
+    "replay", cls=_Command, epilog="Example: covey dead replay payment --all --reason 'connection refused' --rate 20"
+)
 def dead_replay(
     service: ServiceName,
-    name: Annotated[str | None, typer.Argument(help="The key, or the id of the message.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="KEY", help="The key, or the id of the message.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that --type and --reason leave.")] = False,
     of_type: OfType = None,
     reason: InReason = None,
@@ -214,7 +227,7 @@ def dead_replay(
     _say(f"replayed {_with_dead(service, many)}; covey dead list {service} tells which died again")
 
 
-@dead.command("discard", epilog="Example: covey dead discard order 4711 --reason 'test data'")
+@dead.command("discard", cls=_Command, epilog="Example: covey dead discard order 4711 --reason 'test data'")
 def dead_discard(
     service: ServiceName,
     name: LetterName,
@@ -228,14 +241,23 @@ def dead_discard(
 def _with_dead(service: str, ask: Callable[[DeadLetters], Awaitable[T]]) -> T:
     from covey.local.dead import dead_letters_of
 
-    # With an address there need be no project here: in a container there is none.
-    state = Path() if os.environ.get("DATABASE_URL") else _state()
+    state = _state_unless_given()
 
     async def run() -> T:
         async with dead_letters_of(service, state, os.environ) as letters:
             return await ask(letters)
 
     return asyncio.run(run())
+
+
+def _state_unless_given() -> Path:
+    """Return the state folder; with an address there need be no project here: in a container there is none."""
+    if os.environ.get("DATABASE_URL"):
+        return Path()
+    try:
+        return _state()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}, or set DATABASE_URL to the address of the service's database") from None
 
 
 def _found_status() -> SystemStatus:

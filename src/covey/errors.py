@@ -30,6 +30,7 @@
         ├── DefinitionError      a saga, router or message was declared wrongly
         ├── QueryFailed          PostgreSQL refused a statement
         │   └── TransactionAborted   an earlier statement had failed, and its error was caught
+        ├── StateLost            the state folder of a system was removed while it was up [local.state]
         ├── HistoryLost          the broker no longer holds messages that we have not read
         └── Fenced               another owner has taken over; this one must stop
 

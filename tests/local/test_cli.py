@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from covey.ids import new_id
 from covey.local.launcher import birth
 from covey.local.processes import Record, read_records
 from covey.local.state import StateFolder, log_of, open_state, records_of, supervisor_of
@@ -134,13 +139,14 @@ def test_status_and_logs_from_another_terminal_and_down(covey: Covey) -> None:
     assert covey("down").ends() == 0
 
 
-def test_a_second_up_says_that_it_is_up_already(covey: Covey) -> None:
+def test_a_second_up_says_at_once_that_it_is_up_already_and_where(covey: Covey, system_root: Path) -> None:
     covey("up").shows("covey down")
 
     second = covey("up")
 
     assert second.ends() == 1
-    assert "covey: this system is already up (pid " in second.shown
+    assert second.shown.startswith("covey: this system is already up (pid ")
+    assert f"{system_root}/.covey" in second.shown
 
 
 def test_after_a_kill_of_the_supervisor_nothing_runs_on_and_it_starts_again(covey: Covey, system_root: Path) -> None:
@@ -208,8 +214,117 @@ def test_down_cleans_up_behind_a_supervisor_that_was_killed(covey: Covey, system
     down = covey("down")
 
     assert down.ends() == 0
-    assert "the system was not up" in down.shown
+    assert f"the system was not up any more, its supervisor (pid {up.process.pid}) was killed" in down.shown
     assert not any(record.running() for record in orphans)
+
+
+def test_status_and_down_say_what_a_supervisor_and_a_guardian_that_were_killed_have_left(
+    covey: Covey, system_root: Path
+) -> None:
+    up = covey("up")
+    up.shows("covey down")
+    orphans = records(system_root)
+    _guardian_of(up).kill()
+    up.process.kill()
+    up.process.wait()
+    told = f"its supervisor (pid {up.process.pid}) was killed"
+
+    status = covey("status")
+    assert status.ends() == 3
+    assert f"is not up any more: {told}; alpha, beta, helper still run" in status.shown
+    as_json = covey("status", "--json")
+    assert as_json.ends() == 3
+    found = json.loads(as_json.shown)
+    assert (found["supervisor"], found["killed"], found["left"]) == (None, up.process.pid, ["alpha", "beta", "helper"])
+    down = covey("down")
+    assert down.ends() == 0
+    assert f"{told}; ended what was left of it: alpha, beta, helper" in down.shown
+    assert not any(record.running() for record in orphans)
+    assert "is not up; `covey up` starts it" in _after(covey("status"))
+    assert _after(covey("down")) == "the system was not up\n"
+
+
+def test_a_start_after_a_killed_supervisor_says_that_it_cleans_up(covey: Covey) -> None:
+    first = covey("up")
+    first.shows("covey down")
+    first.process.kill()
+    first.process.wait()
+
+    second = covey("up")
+
+    second.shows(f"the last supervisor (pid {first.process.pid}) was killed")
+    second.shows("covey down")
+
+
+def test_a_system_whose_state_folder_is_gone_stops_in_order_and_says_why(covey: Covey, system_root: Path) -> None:
+    up = covey("up")
+    up.shows("covey down")
+    running = records(system_root)
+
+    (system_root / ".covey").rename(system_root / "away")
+
+    assert up.ends() == 1
+    assert f"{system_root}/.covey is no longer there, or no longer ours: stopping" in up.shown
+    assert f"covey: {system_root}/.covey was removed or replaced while the system was up" in up.shown
+    assert len(running) == 3
+    assert not any(record.running() for record in running)
+    assert log_of(system_root / "away", "alpha").read_text() == "serving\ndrained\n"
+    assert not (system_root / ".covey").exists()
+
+
+def test_engines_whose_data_is_gone_are_stopped_too(covey: Covey, system_root: Path) -> None:
+    up = covey("up", environment=os.environ)
+    up.shows("covey down")
+    running = records(system_root)
+
+    shutil.rmtree(system_root / ".covey", ignore_errors=True)
+
+    assert up.ends(30) == 1
+    assert {"postgres", "nats", "valkey"} < {record.name for record in running}
+    assert not any(record.running() for record in running)
+
+
+def test_a_system_that_stops_because_another_took_its_folder_leaves_the_other_alone(
+    covey: Covey, system_root: Path
+) -> None:
+    service = system_root / "services/alpha/alpha_service/__main__.py"
+    waits = 'while not os.path.exists("leave"): await asyncio.sleep(0.02)\n    print("drained"'
+    service.write_text(service.read_text().replace('print("drained"', waits))
+    first = covey("up")
+    first.shows("covey down")
+
+    (system_root / ".covey").rename(system_root / "away")
+    second = covey("up")
+    second.shows("covey down")
+    assert first.process.poll() is None
+    (system_root / "leave").touch()
+
+    assert first.ends() == 1
+    assert log_of(system_root / "away", "alpha").read_text().endswith("drained\n")
+    assert [record.name for record in records(system_root) if record.running()] == ["alpha", "beta", "helper"]
+    assert supervisor_of(system_root / ".covey") == second.process.pid
+    assert (system_root / ".covey/env/alpha.env").is_file()
+    status = covey("status", "--json")
+    assert status.ends() == 0
+    assert [unit["restarts"] for unit in json.loads(status.shown)["units"]] == [0, 0, 0]
+
+
+def test_a_port_that_another_program_holds_is_said_to_have_moved(covey: Covey, system_root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        held = other.getsockname()[1]
+        (system_root / ".covey").mkdir()
+        (system_root / ".covey/ports.json").write_text(json.dumps({"alpha": held}))
+
+        up = covey("up")
+        up.shows("covey down")
+
+    now = json.loads((system_root / ".covey/ports.json").read_text())["alpha"]
+    assert f"moved, because another program holds the usual port: alpha from {held} to {now}\n" in up.shown
+    up.press_ctrl_c()
+    assert up.ends() == 0
+    again = covey("up")
+    again.shows("covey down")
+    assert "moved" not in again.shown
 
 
 @pytest.mark.parametrize("torn", ["", "[]", '{"name": "alpha"}'])
@@ -343,6 +458,74 @@ def test_a_system_whose_terminal_is_gone_is_still_stopped_in_order(system_root: 
     assert log_of(system_root / ".covey", "alpha").read_text().endswith("drained\n")
 
 
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_system_without_any_service_is_up_when_all_else_is(
+    covey: Covey, system_root: Path, given: Mapping[str, str], embedded: bool
+) -> None:
+    (system_root / "covey.toml").write_text(f"[system]\nname = 'test-{new_id().hex[-12:]}'\n[services.beta]\n")
+
+    up = covey("up", "--without", "beta", environment=os.environ if embedded else given)
+    up.shows("export DATABASE_URL=")
+
+    assert "is up without beta after" in up.shown
+    assert "starting " not in up.shown.partition("NAME")[2]
+    assert len(re.findall(r"^\w+ +up ", up.shown, re.MULTILINE)) == (3 if embedded else 0)
+    status = covey("status")
+    assert status.ends() == 0
+
+
+def test_a_service_that_cannot_be_run_is_named_with_what_to_write(covey: Covey, system_root: Path) -> None:
+    (system_root / "services/beta/beta_service/__main__.py").unlink()
+
+    command = covey("up")
+
+    assert command.ends() == 2
+    assert f"services.beta: there is no __main__.py in {system_root}/services/beta/beta_service" in command.shown
+    assert "`from beta_service.main import service` and `service.run()`" in command.shown
+
+
+def test_logs_are_for_people_on_a_terminal_and_as_they_are_in_a_pipe(covey: Covey, system_root: Path) -> None:
+    line = '{"timestamp":"2026-01-02T03:04:05.678901Z","level":"info","event":"placed","service":"alpha","n":1}'
+    failed = '{"level":"error","event":"failed","exception":{"type":"ValueError","message":"no","frames":["a in b"]}}'
+    others = ["serving", "[1]", "{}", '{"half": ']
+    for name in ("alpha", "beta"):
+        log_of(system_root / ".covey", name).parent.mkdir(parents=True, exist_ok=True)
+        log_of(system_root / ".covey", name).write_text("\n".join([line, failed, *others]) + "\n")
+
+    pretty = _on_a_terminal(system_root, "logs", "alpha", NO_COLOR="1")
+    coloured = _on_a_terminal(system_root, "logs", "alpha")
+    both = _on_a_terminal(system_root, "logs", NO_COLOR="1")
+    piped = covey("logs", "alpha")
+    assert piped.ends() == 0
+
+    assert pretty[0] == "03:04:05.678  info      alpha         placed  n=1"
+    assert [text.strip() for text in pretty[2:4]] == ["ValueError: no", "a in b"]
+    assert pretty[4:] == others
+    assert "\x1b[32m" in coloured[0]
+    assert all(text.startswith("alpha | ") for text in both[:8])
+    assert piped.shown.splitlines() == [line, failed, *others]
+
+
+def test_dead_letters_outside_a_project_are_found_with_an_address(tmp_path: Path) -> None:
+    outside = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+
+    told = subprocess.run(
+        [*_COVEY, "dead", "list", "order"], cwd=tmp_path, env=outside, capture_output=True, text=True, check=False
+    )
+
+    assert told.returncode == 2
+    assert "there is no covey.toml" in told.stderr
+    assert "set DATABASE_URL" in told.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "show", "edit", "replay", "discard"])
+def test_what_must_be_given_is_a_plain_word_in_the_usage(command: str) -> None:
+    shown = subprocess.run([*_COVEY, "dead", command, "--help"], capture_output=True, text=True, check=True).stdout
+
+    assert "[OPTIONS] SERVICE" in shown
+    assert "{" not in shown
+
+
 def test_a_service_left_out_is_shown_with_what_it_needs(covey: Covey, system_root: Path) -> None:
     up = covey("up", "--without", "alpha")
     up.shows("covey down")
@@ -386,6 +569,27 @@ def test_help_is_quick_and_gives_an_example(command: str, tmp_path: Path) -> Non
 
     assert seconds < 0.3
     assert "Example: covey" in shown or not command
+
+
+def _after(command: Terminal) -> str:
+    """Wait until a command has ended; return what it has printed."""
+    command.ends()
+    return command.shown
+
+
+def _on_a_terminal(root: Path, *arguments: str, **environment: str) -> list[str]:
+    """Run a command whose output is a terminal; return its lines."""
+    ours, theirs = os.openpty()
+    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen([*_COVEY, *arguments], cwd=root, env=plain | environment, stdout=theirs)
+    os.close(theirs)
+    written = b""
+    with suppress(OSError):  # so a terminal ends on Linux
+        while part := os.read(ours, 65_536):
+            written += part
+    os.close(ours)
+    assert process.wait(20) == 0
+    return written.decode().splitlines()
 
 
 def _guardian_of(up: Terminal) -> psutil.Process:

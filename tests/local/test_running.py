@@ -20,7 +20,7 @@ from covey.local.launcher import birth
 from covey.local.plan import environment_file
 from covey.local.processes import read_records
 from covey.local.running import RunningSystem, UpOptions, running_system
-from covey.local.state import AlreadyRunning, log_of, records_of
+from covey.local.state import AlreadyRunning, StateLost, log_of, records_of
 from covey.local.status import read_status
 from covey.local.unit import StartFailed, Unit, Waiting
 
@@ -127,6 +127,24 @@ async def test_a_process_that_keeps_dying_is_tried_again_after_growing_pauses(
 
     assert pauses[0] == 0.0
     assert 0.1 <= pauses[1] <= 0.2 <= pauses[2] <= 0.4
+
+
+async def test_what_dies_when_another_has_taken_the_state_folder_is_not_started_again(
+    system_root: Path, given: Mapping[str, str]
+) -> None:
+    async with up(system_root, UpOptions(environment=given)) as system:
+        system.state.rename(system_root / "away")
+        (system_root / ".covey" / "logs").mkdir(parents=True)
+        (system_root / ".covey" / "processes").mkdir()
+        (system_root / ".covey" / "lock").touch()
+
+        await system.units["alpha"].kill()
+        with pytest.raises(StartFailed, match=r"alpha does not start: .*was removed or replaced"):
+            await system.units["alpha"].up()
+        with pytest.raises(StateLost):
+            await system.until_lost()
+
+    assert list((system_root / ".covey").glob("*/*")) == []
 
 
 async def test_a_service_that_cannot_start_fails_the_start_with_its_last_words(

@@ -68,7 +68,7 @@ class Process:
         """Return the exit status, negative for a signal; None while it runs."""
         if self._status is None and (status := self._child.poll()) is not None:
             self._status = status
-            self._record.unlink(missing_ok=True)  # only once: a successor may have taken the name since
+            self._forget()  # only once: a successor may have taken the name since
         return self._status
 
     async def wait(self) -> int:
@@ -87,6 +87,12 @@ class Process:
         if self.status is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, Signals.SIGKILL)
+
+    def _forget(self) -> None:
+        """Remove its record; one that names another process is that of a folder which has come in place of ours."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(self._record.read_text())["pid"] == self.pid:
+                self._record.unlink()
 
     async def end(self, grace_seconds: float) -> int:
         """Ask it to stop, kill it after the grace period, and return the exit status."""

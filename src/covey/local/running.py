@@ -11,19 +11,21 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from covey.local.backing import Addresses, Backing, start_backing
 from covey.local.databases import make_databases, migrate_databases
 from covey.local.engines.embedded import EngineOptions
 from covey.local.engines.engine import STOP_SECONDS
 from covey.local.plan import Adjust, Plan, environment_file, members_of, write_environment
-from covey.local.state import StateFolder, open_state
+from covey.local.state import StateFolder, StateLost, open_state
 from covey.local.status import write_status
 from covey.local.system import System, read_system
 from covey.local.unit import Unit
 
 _DRAIN_SECONDS = 15.0
 """A service may take its `drain_timeout` (10 s by default) to finish, and a moment to close."""
+_WATCH_SECONDS = 0.5
 
 
 async def _as_it_is(_name: str, told: Mapping[str, str]) -> Mapping[str, str]:
@@ -73,6 +75,11 @@ class RunningSystem:
         return self._folder.path
 
     @property
+    def moved(self) -> Mapping[str, tuple[int, int]]:
+        """Return the ports that another program held: the old one and the one instead, by name."""
+        return self._folder.moved
+
+    @property
     def addresses(self) -> Addresses:
         """Return where the engines are."""
         return self._plan.addresses
@@ -120,7 +127,14 @@ class RunningSystem:
                 self._add(member.name, Unit(self._folder, member.name, self._plan.program(member, told), self._changed))
         for unit in self._own_units():
             unit.start()
-        await asyncio.gather(*(unit.up() for unit in self._own_units()))
+        await asyncio.gather(*(unit.up() for unit in self.units.values()))
+        self._write_status()  # there may be no unit at all that changed
+
+    async def until_lost(self) -> NoReturn:
+        """Wait as long as the state folder is ours, then raise StateLost: from there on nobody else can stop us."""
+        while True:
+            self._folder.check()
+            await asyncio.sleep(_WATCH_SECONDS)
 
     async def stop(self) -> None:
         """Stop in order: services, which drain; other processes, on which they may depend; engines."""
@@ -129,8 +143,10 @@ class RunningSystem:
         engines = [unit for unit in self.units.values() if unit not in services and unit not in others]
         for group, grace in ((services, _DRAIN_SECONDS), (others, _DRAIN_SECONDS), (engines, STOP_SECONDS)):
             await asyncio.gather(*(unit.stop(grace) for unit in group))
-        for name in self.system.services:
-            environment_file(self._folder.path, name).unlink(missing_ok=True)
+        with suppress(StateLost):
+            self._folder.check()
+            for name in self.system.services:
+                environment_file(self._folder.path, name).unlink(missing_ok=True)
 
     def _add(self, name: str, unit: Unit) -> Unit:
         self.units[name] = unit
@@ -140,9 +156,13 @@ class RunningSystem:
         return [self.units[member.name] for member in self._plan.members if member.name in self.units]
 
     def _changed(self, unit: Unit) -> None:
-        with suppress(OSError):  # a full disk must not end the supervision of what still runs
-            write_status(self._folder.path, self.system.name, self.units.values())
+        self._write_status()
         self._options.announce(unit)
+
+    def _write_status(self) -> None:
+        with suppress(OSError, StateLost):  # a full disk must not end the supervision of what still runs
+            self._folder.check()
+            write_status(self._folder.path, self.system.name, self.units.values())
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """The state folder of one system (`.covey/`): its lock, processes, ports, secrets and logs.
 
 One supervisor at a time holds the folder. The lock is the kernel's (flock), so a crash frees it; the guardian
-shares it and keeps it until what the crash left behind is gone.
+shares it and keeps it until what the crash left behind is gone. Who holds the lock of a folder that was removed
+holds nothing: another may stand in its place, with a supervisor of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import IO, Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from covey.errors import ConfigurationError, Conflict
+from covey.errors import ConfigurationError, Conflict, Defect
 from covey.local import guardian
 from covey.local.launcher import birth, write_atomically
 from covey.local.processes import Launch, Process, end_recorded, spawn
@@ -38,6 +39,7 @@ _PORTS_BY_NAME = TypeAdapter(dict[str, Annotated[int, Field(strict=True, gt=0, l
 _SECRETS_BY_NAME = TypeAdapter(dict[str, Annotated[str, Field(min_length=1)]])
 _HOLDER = TypeAdapter(_Holder)
 
+_LOCK = "lock"
 _PORTS = range(20_000, 32_000)  # below the ports that systems lend to outgoing connections
 _LEFTOVERS_SECONDS = 5.0
 _CLEANING_SECONDS = 20.0
@@ -53,11 +55,22 @@ class AlreadyRunning(Conflict):
         self.pid = pid
 
 
+class StateLost(Defect):
+    """The state folder was removed or replaced while the system was up."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} was removed or replaced while the system was up, which nobody could stop any more")
+
+
 class StateFolder:
-    """An open state folder. Whoever holds one is the only supervisor there."""
+    """An open state folder. Whoever holds one is the only supervisor there.
+
+    `moved`: the ports that another program held, each with the old one and the new one, by name.
+    """
 
     def __init__(self, path: Path, lock: IO[str], keeper: subprocess.Popen[bytes]) -> None:
         self.path = path
+        self.moved: dict[str, tuple[int, int]] = {}
         self._lock = lock
         self._guardian = keeper
         self._processes: list[Process] = []
@@ -66,6 +79,11 @@ class StateFolder:
     def guardian_pid(self) -> int:
         """Return the pid of the process that ends what is left behind when this one dies."""
         return self._guardian.pid
+
+    def check(self) -> None:
+        """Raise StateLost unless this is still the folder that was locked."""
+        if not guardian.holds(self._lock.fileno(), Path(self._lock.name)):
+            raise StateLost(self.path)
 
     def spawn(self, launch: Launch) -> Process:
         """Start a process on record, its output in `logs/<name>.log`."""
@@ -79,8 +97,11 @@ class StateFolder:
         Raises ConfigurationError, and changes nothing, when what is remembered cannot be read; so does `secret`.
         """
         ports = _remembered(self.path / "ports.json", _PORTS_BY_NAME)
-        if name not in ports or not _is_free(ports[name]):
+        known = ports.get(name)
+        if known is None or not _is_free(known):
             ports[name] = _free_port(ports.values())
+            if known is not None:
+                self.moved[name] = (self.moved.get(name, (known,))[0], ports[name])
             write_atomically(self.path / "ports.json", json.dumps(ports, indent=2))
         return ports[name]
 
@@ -93,12 +114,13 @@ class StateFolder:
         return known[name]
 
     async def close(self) -> None:
-        """End whatever still runs, then give the folder free."""
+        """End whatever still runs, then give the folder free: nobody is named as its supervisor."""
         assert self._guardian.stdin is not None  # opened as a pipe
         self._guardian.stdin.close()
         await asyncio.to_thread(self._guardian.wait)
         for process in self._processes:
             await process.end(0)  # ended by the guardian, unless somebody removed the records
+        self._lock.truncate(0)
         self._lock.close()
 
 
@@ -110,7 +132,7 @@ async def open_state(path: Path) -> StateFolder:
     path = _made(path)
     lock = await _lock(path)
     await asyncio.to_thread(end_recorded, records_of(path), _LEFTOVERS_SECONDS)
-    return StateFolder(path, lock, guardian.start(records_of(path), lock.fileno()))
+    return StateFolder(path, lock, guardian.start(records_of(path), lock))
 
 
 def _made(path: Path) -> Path:
@@ -141,16 +163,29 @@ def tail_of(path: Path, name: str, lines: int = 8) -> str:
 
 def supervisor_of(path: Path) -> int | None:
     """Return the pid of the living supervisor of that folder, or None."""
+    holder = _holder(path)
+    return holder.pid if holder and _is_alive(holder) and _is_locked(path / _LOCK) else None
+
+
+def killed_supervisor_of(path: Path) -> int | None:
+    """Return the pid of a supervisor that died without giving the folder free, or None; nobody had it since."""
+    holder = _holder(path)
+    return holder.pid if holder and not _is_alive(holder) else None
+
+
+def _holder(path: Path) -> _Holder | None:
     try:
-        holder = _HOLDER.validate_json((path / "lock").read_bytes())
-    except (FileNotFoundError, ValidationError):  # it is being written, or nobody ever held it
+        return _HOLDER.validate_json((path / _LOCK).read_bytes())
+    except (FileNotFoundError, ValidationError):  # it is being written, or was given free, or nobody ever held it
         return None
-    alive = birth(holder.pid) == holder.birth
-    return holder.pid if alive and _is_locked(path / "lock") else None
+
+
+def _is_alive(holder: _Holder) -> bool:
+    return birth(holder.pid) == holder.birth
 
 
 async def _lock(path: Path) -> IO[str]:
-    file = (path / "lock").open("a+")
+    file = (path / _LOCK).open("a+")
     try:
         await _wait_for_lock(path, file)
     except BaseException:

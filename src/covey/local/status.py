@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, assert_never
 from urllib.parse import urlsplit, urlunsplit
 
 from covey.local.launcher import write_atomically
+from covey.local.processes import read_records
 from covey.local.program import HttpService, OtherProcess, Program, unanswered
-from covey.local.state import supervisor_of
+from covey.local.state import killed_supervisor_of, records_of, supervisor_of
 from covey.local.unit import Starting, Stopped, Unit, UnitState, Up, Waiting
 
 _FILE = "status.json"
@@ -33,11 +34,16 @@ class UnitStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class SystemStatus:
-    """The whole system. `supervisor` is the pid of the process that holds it up, None when none does."""
+    """The whole system. `supervisor` is the pid of the process that holds it up, None when none does.
+
+    `killed` is then the pid of one that died without stopping the system, `left` names what still runs of it.
+    """
 
     name: str
     supervisor: int | None
     units: list[UnitStatus]
+    killed: int | None = None
+    left: list[str] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -52,14 +58,18 @@ def write_status(folder: Path, name: str, units: Iterable[Unit]) -> None:
 
 
 def read_status(folder: Path) -> SystemStatus | None:
-    """Return what was last written, None when nothing ever was. Without a supervisor, nothing of it runs."""
+    """Return what was last written, None when nothing ever was; without a supervisor, what one has left."""
     try:
         known = json.loads((folder / _FILE).read_text())
     except FileNotFoundError:
         return None
     supervisor = supervisor_of(folder)
-    units = [UnitStatus(**unit) for unit in known["units"]] if supervisor else []
-    return SystemStatus(name=known["name"], supervisor=supervisor, units=units)
+    if supervisor is not None:
+        units = [UnitStatus(**unit) for unit in known["units"]]
+        return SystemStatus(name=known["name"], supervisor=supervisor, units=units)
+    left = [record.name for record in read_records(records_of(folder)) if record.running()]
+    killed = killed_supervisor_of(folder)
+    return SystemStatus(name=known["name"], supervisor=None, units=[], killed=killed, left=left)
 
 
 async def asked(status: SystemStatus) -> SystemStatus:

@@ -197,6 +197,8 @@ def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
         if not (system.folder(service) / system.module(service)).is_dir():
             folder = system.folder(service)
             yield ("services", service), f"services.{service}: there is no package {system.module(service)} in {folder}"
+        elif not (system.folder(service) / system.module(service) / "__main__.py").is_file():
+            yield ("services", service), _not_to_be_run(system, service)
     for process, entry in system.processes.items():
         if not system.folder(process).is_dir():
             yield ("processes", process, "path"), f"processes.{process}: there is no folder {system.folder(process)}"
@@ -207,6 +209,14 @@ def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
         for variable, value in environment.items():
             if problem := _wrong_reference(system, value):
                 yield (part, name, "env", variable), f"{part}.{name}.env.{variable}: {problem}"
+
+
+def _not_to_be_run(system: System, service: str) -> str:
+    module = system.module(service)
+    return (
+        f"services.{service}: there is no __main__.py in {system.folder(service) / module}, and `python -m {module}`"
+        f" runs it: two lines do, `from {module}.main import service` and `service.run()`"
+    )
 
 
 def _no_command(written: str) -> str | None:

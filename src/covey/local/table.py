@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from covey.local.status import UnitStatus
+from covey.local.status import SystemStatus, UnitStatus
 
 _HEADINGS = ("NAME", "STATE", "ADDRESS", "PID", "RESTARTS", "")
 
@@ -17,6 +17,16 @@ def render(units: Sequence[UnitStatus], *, colours: bool = False) -> str:
     if colours:
         lines[1:] = [_coloured(line, unit.state) for line, unit in zip(lines[1:], units, strict=True)]
     return "\n".join(lines)
+
+
+def why_not_up(status: SystemStatus) -> str:
+    """Return what there is to say of a system without a supervisor."""
+    if status.killed is None and not status.left:
+        return f"{status.name} is not up; `covey up` starts it"
+    cause = f": its supervisor (pid {status.killed}) was killed" if status.killed is not None else ""
+    if not status.left:
+        return f"{status.name} is not up any more{cause}; nothing is left of it; `covey up` starts it again"
+    return f"{status.name} is not up any more{cause}; {', '.join(status.left)} still run: `covey down` ends them"
 
 
 def _row(unit: UnitStatus) -> tuple[str, ...]:

@@ -160,6 +160,7 @@ class Unit:
         """Run the process until it ends and return why it did."""
         try:
             if process is None:
+                self._folder.check()
                 process = self._folder.spawn(await asyncio.to_thread(self.program.prepare))
         except (CoveyError, OSError) as error:
             return str(error)

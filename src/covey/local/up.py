@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
@@ -16,6 +16,7 @@ from signal import SIGHUP, SIGINT, SIGTERM
 from covey.local.engines.embedded import NAMES
 from covey.local.reload import reload_on_change
 from covey.local.running import RunningSystem, UpOptions, running_system
+from covey.local.state import AlreadyRunning, StateLost, killed_supervisor_of, supervisor_of
 from covey.local.status import describe, read_status
 from covey.local.table import render
 from covey.local.unit import Stopped, Unit, Up, Waiting
@@ -44,17 +45,36 @@ class Foreground:
             await self._work
         except asyncio.CancelledError:
             self._say("stopped")
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _hold_up(self) -> None:
         began = time.monotonic()
-        self._say("starting engines, databases and services")
+        self._begin()
         async with running_system(self._root, self._options) as running, asyncio.TaskGroup() as group:
             group.create_task(reload_on_change(running, self._say))
+            group.create_task(self._keep_folder(running))
             await asyncio.sleep(0)  # it watches from here on, so that no change after the summary is missed
             self._is_up = True
-            self._say(_summary(running, time.monotonic() - began, colours=self._colours))
+            self._say(self._summary(running, time.monotonic() - began))
             for service in self._options.without:
                 self._say(_by_hand(service, dict(await running.told(service))))
+
+    def _begin(self) -> None:
+        folder = self._options.state or self._root / ".covey"
+        if (supervisor := supervisor_of(folder)) is not None:
+            raise AlreadyRunning(folder, supervisor)
+        if (killed := killed_supervisor_of(folder)) is not None:
+            self._say(f"the last supervisor (pid {killed}) was killed: what it has left is ended first")
+        self._say("starting engines, databases and services")
+
+    async def _keep_folder(self, running: RunningSystem) -> None:
+        try:
+            await running.until_lost()
+        except StateLost:
+            self._is_up = False
+            self._say(f"{running.state} is no longer there, or no longer ours: stopping")
+            raise
 
     def _asked_to_stop(self) -> None:
         assert self._work is not None  # made before the handler
@@ -68,6 +88,15 @@ class Foreground:
             self._say("stopping; once more to hurry")
             self._work.cancel()
 
+    def _summary(self, running: RunningSystem, seconds: float) -> str:
+        status = read_status(running.state)
+        shown = render(status.units if status else [], colours=self._colours)
+        without = f" without {', '.join(self._options.without)}" if self._options.without else ""
+        return (
+            f"{running.system.name} is up{without} after {seconds:.1f} s\n\n{shown}\n{_moved(running.moved)}\n"
+            f"Ctrl-C stops it. In another terminal: {covey()} status, {covey()} logs -f, {covey()} down"
+        )
+
     def _report(self, unit: Unit) -> None:
         """Say what nobody asked for: deaths and returns, not the start and the stop of everything."""
         self._units[unit.name] = unit
@@ -80,20 +109,15 @@ class Foreground:
                 self._say(f"{unit.name} stopped")
 
 
-def _summary(running: RunningSystem, seconds: float, *, colours: bool) -> str:
-    status = read_status(running.state)
-    assert status is not None  # written when the first unit started
-    shown = render(status.units, colours=colours)
-    return (
-        f"{running.system.name} is up after {seconds:.1f} s\n\n{shown}\n\n"
-        f"Ctrl-C stops it. In another terminal: {covey()} status, {covey()} logs -f, {covey()} down"
-    )
-
-
 def covey() -> str:
     """Return what to type for `covey` here: it need not be on the PATH."""
     beside = Path(sys.executable).with_name("covey")
     return "covey" if shutil.which("covey") or not beside.is_file() else os.path.relpath(beside)
+
+
+def _moved(ports: Mapping[str, tuple[int, int]]) -> str:
+    said = ", ".join(f"{name} from {old} to {new}" for name, (old, new) in ports.items())
+    return f"\nmoved, because another program holds the usual port: {said}\n" if said else ""
 
 
 def _by_hand(service: str, told: dict[str, str]) -> str:
