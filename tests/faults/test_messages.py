@@ -59,7 +59,7 @@ async def test_delay_and_disorder_between_keys_change_no_outcome(open_scene: Ope
 
         await scene.crowd.order(number)
 
-        await scene.crowd.settle(within_seconds=60)
+        await scene.crowd.settle(within_seconds=60 + number)
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -33,12 +33,14 @@ class Crowd:
         places = asyncio.Semaphore(AT_ONCE)
         await asyncio.gather(*(self._order(outcome, places) for outcome in islice(cycle(outcomes), number)))
 
-    async def settle(self, within_seconds: float = 30.0) -> None:
+    async def settle(self, within_seconds: float | None = None) -> None:
         """Wait until every order is settled and nothing moves; raise AssertionError if anything is not as it should be.
 
-        An order may have been rejected where it would have been confirmed, if a step of it has run out of time.
+        The wait suits the crowd: 30 s, and a second for every five orders. An order may have been rejected where it
+        would have been confirmed, if a step of it has run out of time.
         """
-        found = await audit(self._shop.sources, self.accepted, within_seconds=within_seconds)
+        patience = within_seconds or 30.0 + len(self._customers) / 5
+        found = await audit(self._shop.sources, self.accepted, within_seconds=patience)
         assert not found.violations, "\n".join([*found.summary(), *found.violations])
         assert len(found.books.orders) == len(self._customers)
         for customer in self._customers:

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psutil
 import pytest
+import uvloop
 
 from covey.errors import BrokerUnavailable, TooLarge
 from covey.local.engines.embedded import Engines
@@ -25,6 +26,7 @@ from covey.local.state import StateFolder, open_state
 from covey.message import Envelope
 from covey.messaging.broker import Entry
 from covey.messaging.brokers.nats import NatsBroker
+from covey.messaging.brokers.nats_connection import _hang_up
 from covey.testing.broker_contract import EVENTS, by_key, event, events, everything, firsts, read
 from covey.testing.eventually import eventually
 
@@ -415,3 +417,31 @@ async def _everything(broker: NatsBroker) -> list[Entry]:
         return await everything(broker)
     except BrokerUnavailable:
         return []
+
+
+def test_a_socket_that_is_cut_in_the_middle_of_writing_leaves_nobody_without_a_connection(
+    covey_engines: Engines, system_name: str
+) -> None:
+    """On uvloop, whose error for it is no OSError: taken for a defect, it would end the task that connects again."""
+
+    async def scenario() -> None:
+        broker = await NatsBroker.open(covey_engines.nats_url, system_name)
+        await broker.ensure_stream("order")
+        for _ in range(4):
+            publishing = asyncio.create_task(broker.publish(events(40, keys=5)))
+            await asyncio.sleep(0)
+            await _hang_up(broker._connected().connection.client)
+            with suppress(BrokerUnavailable):
+                await publishing
+            await eventually(lambda: _published(broker))
+        await broker.close()
+
+    async def _published(broker: NatsBroker) -> bool:
+        try:
+            await broker.publish([event()])
+        except BrokerUnavailable:
+            return False
+        return True
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())

@@ -64,6 +64,8 @@ def translate(error: BaseException) -> CoveyError | None:
         return QueryFailed(f"asyncpg: {error}")
     if isinstance(error, _UNAVAILABLE):
         return DatabaseUnavailable(f"PostgreSQL: {error or type(error).__name__}")
+    if isinstance(error, RuntimeError) and "handler is closed" in str(error):  # uvloop's word for a closed socket
+        return DatabaseUnavailable(f"PostgreSQL: {error}")
     if isinstance(error, (asyncpg.PostgresError, asyncpg.InternalClientError)):
         return QueryFailed(f"PostgreSQL: {error}")
     return None

@@ -193,10 +193,17 @@ class NatsBroker:
                 connection.lose(self._problem)
                 await connection.abandon()
         except BrokerUnavailable as error:
-            if str(error) != self._problem:
-                _log.warning("NATS: %s", error)
-            self._problem = str(error)
+            self._tell(str(error))
+        except (
+            Exception
+        ) as error:  # whatever it is: who stops trying here leaves the service without its broker for good
+            self._tell(f"{type(error).__name__}: {error}")
         return loop.time() - begun
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._problem:
+            _log.warning("NATS: %s", problem)
+        self._problem = problem
 
 
 def _backoff_seconds(failures: int) -> float:

@@ -36,6 +36,9 @@ _NEVER_SECONDS = 86_400.0
 
 _KEPT_BYTES = 64 * 2**20
 
+# uvloop has a RuntimeError for who writes to a socket that is closed, nats-py asserts that it has one.
+_GONE = (nats.errors.Error, OSError, TimeoutError, RuntimeError, AssertionError)
+
 
 class Connection:
     """A client that is connected until `lost` is set, and then never again. `problem` says why it was lost."""
@@ -91,7 +94,7 @@ class Connection:
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription, also on a connection that is lost."""
         self._subscriptions.discard(subscription)
-        with suppress(nats.errors.Error, OSError):
+        with suppress(*_GONE):
             await subscription.unsubscribe()
 
     def on_loss(self, act: Callable[[str], None]) -> None:
@@ -120,14 +123,20 @@ class Connection:
         self.lose(f"the connection to {self.address} was lost")
 
     async def abandon(self) -> None:
-        """Let go of the client. A server that is frozen keeps nobody waiting."""
+        """Let go of the client. Neither a server that is frozen nor nats-py keeps anybody waiting, or says anything."""
         self.lose("the connection was closed")
-        for subscription in list(self._subscriptions):
-            await self.unsubscribe(subscription)
-        with suppress(nats.errors.Error, OSError, TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self.client.close()
+        closing = asyncio.create_task(self._close(), name="closing of a connection to NATS")
+        await asyncio.wait([closing], timeout=_CLOSE_SECONDS)  # nats-py may swallow that it is cancelled
+        closing.cancel()
         await _hang_up(self.client)
+
+    async def _close(self) -> None:
+        try:
+            for subscription in list(self._subscriptions):
+                await self.unsubscribe(subscription)
+            await self.client.close()
+        except Exception as error:
+            _log.debug("NATS at %s was not closed in good order: %s", self.address, error)
 
     async def _disconnected(self) -> None:
         self.lose(f"the connection to {self.address} was lost" + (f": {self._error}" if self._error else ""))
@@ -142,7 +151,7 @@ def translated(doing: str) -> Iterator[None]:
     """Turn every error of nats-py, the network and time into BrokerUnavailable, which says what was being done."""
     try:
         yield
-    except (nats.errors.Error, OSError, TimeoutError) as error:
+    except _GONE as error:
         raise BrokerUnavailable(f"{doing} failed: {str(error) or type(error).__name__}") from error
 
 
