@@ -12,6 +12,7 @@ import pytest
 from tests.docs.pages import ROOT, name_of, pages, without_code
 
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
+_ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _TEST = re.compile(r"`((?:tests|services|src)/[\w/.-]+\.py)::(?:\w+::)?(\w+)`")
 _PATH = re.compile(r"`((?:src|tests|services|docs|examples|bench|shop)/[\w./-]+\.(?:py|md|toml))(?:::[\w:]+)?`")
@@ -19,11 +20,11 @@ _DOCS = re.compile(r"(?<![\w./])docs/(?:[\w-]+/)*[\w-]+(?:\.md)?(?:, '([^']+)')?
 
 
 def anchors(page: Path) -> set[str]:
-    """Return what a page's headings are called in links, as GitHub does."""
+    """Return what a page's headings are called in links, as GitHub does, and its own anchors."""
     words = [
         re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()) for heading in _HEADING.findall(page.read_text())
     ]
-    return {word.strip().replace(" ", "-") for word in words}
+    return {word.strip().replace(" ", "-") for word in words} | set(_ANCHOR.findall(page.read_text()))
 
 
 def functions_in(file: Path) -> set[str]:
@@ -42,6 +43,20 @@ def test_links_lead_somewhere(page: Path) -> None:
             broken.append(link)
 
     assert not broken
+
+
+def test_every_term_of_the_glossary_can_be_linked_to_by_its_name() -> None:
+    glossary = (ROOT / "docs/glossary.md").read_text()
+    terms = [line.split("|")[1].strip() for line in glossary.splitlines() if line.startswith("| ")][1:]
+    named = [f'<a id="{term.replace(" ", "-")}"></a>{term}' for term in (_ANCHOR.sub("", cell) for cell in terms)]
+
+    assert len(terms) > 60
+    assert terms == named
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/patterns/*.md")), ids=name_of)
+def test_a_page_of_a_pattern_leads_to_the_glossary(page: Path) -> None:
+    assert "](../glossary.md#" in without_code(page.read_text())
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
