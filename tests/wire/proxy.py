@@ -100,23 +100,22 @@ class Proxy:
         talk = asyncio.create_task(self._talk(Socket(reader, writer)), name="line")
         self._talks.add(talk)
         talk.add_done_callback(self._talks.discard)
+        talk.add_done_callback(lambda _: writer.transport.abort())  # also of one that was cancelled before it began
 
     async def _talk(self, process: Socket) -> None:
-        try:
-            server = None if self._refusing else Socket(*await asyncio.open_connection(*self._server_address))
-        except OSError:
-            server = None
-        if server is None or self._refusing:
-            process.writer.transport.abort()
+        if self._refusing:
             return
-        line = Line(Session(next(self._numbers)), process, server)
-        self._lines.add(line)
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                await self._speak(line, self)
-        finally:
-            self._lines.discard(line)
-            line.cut()
+        with suppress(OSError, asyncio.IncompleteReadError):
+            line = Line(
+                Session(next(self._numbers)), process, Socket(*await asyncio.open_connection(*self._server_address))
+            )
+            self._lines.add(line)
+            try:
+                if not self._refusing:
+                    await self._speak(line, self)
+            finally:
+                self._lines.discard(line)
+                line.cut()
 
 
 async def both(*directions: Awaitable[None]) -> None:
