@@ -147,14 +147,14 @@ async def test_the_age_counts_from_the_arrival(shop: Replica, feed: Feed, age: t
     assert await count(shop, "inbox") == left
 
 
-async def test_it_goes_in_small_steps(shop: Replica) -> None:
-    async with shop.transactions.begin() as work:
-        await work.execute(
+async def test_it_goes_in_small_steps(database: Database) -> None:
+    async with database.acquire() as connection:
+        await connection.execute(
             "INSERT INTO covey.inbox (id, stream, kind, type, key, source, time, headers, body, received_at)"
             " SELECT gen_random_uuid(), 'feed', 'event', 't', n::text, 'feed', now(), '{}', '',"
             f" now() - {AGE} FROM generate_series(1, {BATCH + 5}) n"
         )
 
     statement, age = RULES[0]
-    assert await Retention(shop.database).clean(statement, age) == BATCH
-    assert await Retention(shop.database).clean(statement, age) == 5
+    assert await Retention(database).clean(statement, age) == BATCH
+    assert await Retention(database).clean(statement, age) == 5
