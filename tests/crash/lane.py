@@ -15,7 +15,6 @@ from covey.testing.eventually import eventually
 from tests.crash.foresight import foresee
 from tests.crash.logbook import DIRECT, TURN, is_typical
 from tests.crash.points import Point, points_of
-from tests.crash.seams import BEGIN
 from tests.crash.watcher import Watcher
 from tests.harness.customer import Customer
 from tests.harness.lanes import busy_lanes
@@ -27,7 +26,6 @@ from tests.wire.exchange import Call, Statement
 SETTLING = timedelta(seconds=30)
 SETTLING_SECONDS = SETTLING.total_seconds()
 PLACING, CANCELLING = "POST /orders", "POST /orders/…/cancel"
-_TICK_SECONDS = 5.0
 _RECORDINGS = 12
 _ONLY_WHEN_BUSY = (TURN, DIRECT, "ingest")
 """Where an order differs whose messages are left to workers; all else is struck in the same order without that."""
@@ -147,25 +145,17 @@ class Lane:
     async def _order(self, customer: Customer, outcome: Outcome) -> None:
         """Do all that the customer does, whatever is killed meanwhile."""
         watcher = self.watchers["order"]
-        await self._untangled(watcher, PLACING)
         watcher.logbook.request = PLACING
         order_id = await customer.place()
         watcher.logbook.request = ""
         if outcome.cancels:
             await self._asked.wait()
-            await self._untangled(watcher, CANCELLING)
             watcher.logbook.request = CANCELLING
             await customer.cancel(order_id)
             watcher.logbook.request = ""
             self._cancelled.set()
         if outcome.overdue:
             await customer.let_time_pass()
-
-    async def _untangled(self, watcher: Watcher, request: str) -> None:
-        """Wait until the timers have looked: then the next transaction of the pool is not theirs, but the request's."""
-        if watcher.is_for(request, BEGIN):
-            watcher.ticked.clear()
-            await asyncio.wait_for(watcher.ticked.wait(), _TICK_SECONDS)
 
     async def _wait_for_cancellation(self, call: Call) -> None:
         if call.line.startswith("POST /authorizations"):

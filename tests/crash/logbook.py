@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from tests.crash.seams import (
+    ACCEPT,
     BEGIN,
     COMMIT,
     MARK,
@@ -63,10 +64,13 @@ class Sighting:
 
 
 class Logbook:
-    """Names what passes. `request` is what a client is asking of the service just now, such as `POST /orders`."""
+    """Names what passes. `request` is what a client is asking of the service just now, such as `POST /orders`.
+    `accepted` are the types of messages whose turns are run at once, as far as that was seen.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, accepted: set[str] | None = None) -> None:
         self.request = ""
+        self.accepted = set() if accepted is None else accepted
         self.entries: list[Sighting] = []
         self._asked_provider = ""
         self._numbers: Counter[tuple[str, str]] = Counter()
@@ -121,7 +125,12 @@ class Logbook:
         if call == BEGIN:
             memory["transaction"] = Transaction()
         transaction = memory.get("transaction") or Transaction()
-        if call == STORE and (types := stored(statement)):
+        if call == ACCEPT:
+            types = stored(statement)
+            self.accepted.add(types)
+            self._named(transaction, f"{DIRECT} {types}")
+            call = f"{ACCEPT} {types}"
+        elif call == STORE and (types := stored(statement)):
             self._named(transaction, f"{DIRECT} {types}" if "transaction" in memory else "ingest")
             call = f"{STORE} {types}"
         elif not transaction.about and not statement.session.role.startswith((WORKER, INGEST)):
@@ -181,4 +190,7 @@ def is_typical(book: Logbook, *, busy: bool) -> bool:
     if busy:
         calls = {one.call.partition(" ")[0] for one in book.entries if one.about.startswith(DIRECT)}
         return calls <= {BEGIN, STORE, COMMIT}
-    return not any(one.about == "ingest" and one.call.startswith(STORE) for one in book.entries)
+    with_care = {f"{STORE} {types}" for types in book.accepted}
+    return not any(
+        one.call.startswith(STORE) and (one.about == "ingest" or one.call in with_care) for one in book.entries
+    )

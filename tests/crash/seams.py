@@ -20,6 +20,7 @@ When = Literal["before", "after", "delivered", "booked"]
 BEGIN, COMMIT, ROLLBACK = "begin", "commit", "rollback"
 TAKE, TAKE_DUE, TIMER, RECOVER, READ = "take", "take due", "saga timer", "recover", "relay reads"
 RESUME, STORE, MARK, RECEIVE, PUBLISH, FLUSH = "resume", "stores", "relay marks", "receives", "publishes", "flush:"
+ACCEPT = "accepts"
 STATEMENT = "statement in a transaction"
 
 LATE = (BEGIN, TAKE, TAKE_DUE, TIMER, RECOVER, READ)
@@ -27,6 +28,7 @@ LATE = (BEGIN, TAKE, TAKE_DUE, TIMER, RECOVER, READ)
 
 _FUNCTIONS = {
     "receive": STORE,
+    "accept": ACCEPT,
     "take": TAKE,
     "take_due": TAKE_DUE,
     "park": "park",
@@ -40,7 +42,7 @@ _IDLE = re.compile(
     r"SELECT n FROM unnest\(\$2|SELECT least\(|WITH new AS \(INSERT INTO covey\.ingest|DELETE FROM covey\.|"
     r".*pg_catalog|.*pg_type"
 )
-_SEAMS = {STORE: "messages stored", RECEIVE: "delivery", FLUSH: "flush", READ: READ, MARK: MARK}
+_SEAMS = {STORE: "messages stored", ACCEPT: "turn at once", RECEIVE: "delivery", FLUSH: "flush", READ: READ, MARK: MARK}
 
 
 @lru_cache(maxsize=1024)
@@ -80,7 +82,8 @@ def taken(statement: Statement) -> str:
 
 def stored(statement: Statement) -> str:
     """Return the types of the messages that are to be stored."""
-    return _named(texts(statement.arguments[0][8]))
+    place = 7 if call_of(statement.sql) == ACCEPT else 8
+    return _named(texts(statement.arguments[0][place]))
 
 
 def read(statement: Statement) -> str:

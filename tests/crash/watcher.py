@@ -47,8 +47,7 @@ class Watcher:
         """Waits until a call to the provider may go on."""
         self.booked: OnCall = _nothing
         """Waits until the provider has booked a call."""
-        self.ticked = asyncio.Event()
-        """Set when a transaction outside the workers has found nothing to do: the sagas' timers have just looked."""
+        self._accepted: set[str] = set()
         self._rests_until = 0.0
         self.watch(None)
 
@@ -58,7 +57,7 @@ class Watcher:
 
     def watch(self, point: Point | None) -> None:
         """Begin a new logbook, and look out for this point."""
-        self.logbook = Logbook()
+        self.logbook = Logbook(self._accepted)
         self.struck = asyncio.Event()
         self.worked_at: float | None = None
         self._point = point
@@ -67,10 +66,6 @@ class Watcher:
     def born(self) -> None:
         """Note that a new process begins: `worked_at` will be when it first does work."""
         self.worked_at = None
-
-    def is_for(self, about: str, call: str) -> bool:
-        """Tell whether the point is such a call."""
-        return self._point is not None and (self._point.about, self._point.call) == (about, call)
 
     async def passes(self, stage: Stage, exchange: Exchange) -> bool:
         """See Tap."""
@@ -97,8 +92,6 @@ class Watcher:
             case Stage.ANSWER:
                 sightings = self.logbook.answered(exchange)
                 self._time(sightings)
-                if any(one.call == COMMIT and not one.about for one in sightings):
-                    self._tick(exchange)
                 return sightings
             case Stage.DELIVERED:
                 return self.logbook.delivered(exchange)
@@ -110,10 +103,6 @@ class Watcher:
                 spent = time.monotonic() - sighting.transaction.began_at
                 if spent > LONG_TURN_SECONDS:
                     self._rests_until = sighting.transaction.began_at + REST * spent
-
-    def _tick(self, exchange: Exchange) -> None:
-        if not exchange.session.role.startswith("covey"):
-            self.ticked.set()
 
     async def _look_ahead(self, exchange: Exchange, sighting: Sighting) -> None:
         """Ask the database about a call that would be the point if it finds what the point is about."""

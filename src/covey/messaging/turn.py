@@ -95,7 +95,7 @@ class Turns:
         self._committed = committed
         self._observation = observation
         self._cautious = 0
-        self._clear: set[str] = set()
+        self._careful: set[str] = set()
         self._lost: tuple[UUID | None, int] = (None, 0)
 
     async def run(self, connection: Connection) -> int:
@@ -152,7 +152,7 @@ class Turns:
 
         Saves a commit and a wake-up for each message. Returns how many are left to the workers. Raises Fenced.
         """
-        if received.stream in self._clear and self._simple(received) and await self._at_once(connection, received):
+        if self._simple(received) and await self._at_once(connection, received):
             return 0
         by_id = {envelope.id: envelope for envelope in reversed(received.envelopes)}
 
@@ -163,11 +163,12 @@ class Turns:
 
         batch = await self._run(connection, take, _finished, _queue)
         left = len(received.envelopes) - len(batch.handled)
-        (self._clear.discard if left else self._clear.add)(received.stream)
+        if not left:
+            self._careful.discard(received.stream)
         return left
 
     def _simple(self, received: Received) -> bool:
-        return not self._cautious and not any(
+        return not (self._cautious or received.stream in self._careful) and not any(
             isinstance(self._table.get(envelope.type), External | None) for envelope in received.envelopes
         )
 
@@ -198,7 +199,7 @@ class Turns:
             if connection.is_in_transaction():
                 await commit(connection)
         except BaseException as error:
-            self._clear.discard(received.stream)
+            self._careful.add(received.stream)
             await self._undo(connection, batch)
             if not isinstance(error, Exception) or connection.is_closed():
                 raise
