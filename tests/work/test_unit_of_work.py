@@ -340,6 +340,8 @@ HARMLESS = [
     "SELECT '; COMMIT', $x$ ; COMMIT $x$ /* ; COMMIT */ -- ; COMMIT",
     'SELECT 1 AS "; COMMIT"',
     "SELECT set_config('a.b', (SELECT lower('X, false)')), TRUE )",
+    "CREATE TABLE temp (n int)",
+    "INSERT INTO temp VALUES (1)",
 ]
 
 

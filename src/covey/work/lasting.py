@@ -20,7 +20,7 @@ _OUTLIVES = re.compile(
     r"|CREATE\s+(?:OR\s+REPLACE\s+)?(?:GLOBAL\s+|LOCAL\s+)?TEMP(?!.*\bON\s+COMMIT\s+DROP\b)"
     r"|BEGIN\b|START\b|COMMIT\b|END\b|ABORT\b|ROLLBACK\b(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b))"
     r"|.*(?:\bpg_(?:try_)?advisory_lock(?:_shared)?\"?\s*\(|\bUPDATE\s+(?:pg_catalog\.)?pg_settings\b"
-    r"|\bINTO\s+(?:GLOBAL\s+|LOCAL\s+)?TEMP(?:ORARY)?\s)",
+    r"|(?<!\bINSERT\s)(?<!\bMERGE\s)\bINTO\s+(?:GLOBAL\s+|LOCAL\s+)?TEMP(?:ORARY)?\s)",
     re.IGNORECASE | re.DOTALL,
 )
 # Texts, names, function bodies and comments: a semicolon in these separates no statements.
