@@ -26,6 +26,7 @@ from pathlib import Path
 from bench.http_apps import SECRET
 from bench.load import pin
 from bench.rounds import Measurements, interleaved, ratios, table
+from covey.local.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 SUBJECTS = ("bare", "covey", "assembled", "assembled-pure", "assembled-unsecured")
@@ -49,7 +50,7 @@ def rate(port: int, request: bytes, seconds: float) -> float:
 @contextlib.contextmanager
 def server(name: str, endpoint: str, folder: Path) -> Iterator[int]:
     """Run a subject until the block ends, and return its port."""
-    port = _free_port()
+    port = free_port()
     environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
     with (folder / f"{name}.log").open("wb") as output:
         command = [sys.executable, "-m", "bench.http_apps", name, str(port)]
@@ -65,7 +66,7 @@ def server(name: str, endpoint: str, folder: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def collector() -> Iterator[str]:
     """Run a collector of spans in a process of its own, on the core of the load."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "bench.http_overhead", "--collect", str(port)]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
@@ -134,12 +135,6 @@ def _token() -> str:
 
 def _base64(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +23,7 @@ from covey.clock import SystemClock
 from covey.errors import DefinitionError
 from covey.ids import new_id
 from covey.local.engines.embedded import Engines
+from covey.local.ports import free_port
 from covey.message import Envelope
 from covey.messaging.broker import Topic
 from covey.messaging.brokers.nats import NatsBroker
@@ -65,14 +65,6 @@ async def http(crm: ModuleType, place: Place, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     async with serving(crm.app, lifespan=True) as url, aiohttp.ClientSession(url) as client:
         yield client
-
-
-def free_port() -> int:
-    """Return a port at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -11,12 +11,13 @@ from pathlib import Path
 from uuid import UUID
 
 from covey.clock import SystemClock
+from covey.local.ports import free_port
 from covey.local.processes import Launch
 from covey.local.program import unanswered
 from shop.books import SERVICES, Sources
 from shop.client import ShopClient
 from shop.seed import known_to_order
-from tests.harness.floor import Floor, free_port
+from tests.harness.floor import Floor
 from tests.harness.replica import Replica
 
 ROOT = Path(__file__).parents[2]

@@ -19,6 +19,7 @@ import pytest
 from covey.database.pool import Database
 from covey.errors import ConfigurationError, DatabaseUnavailable
 from covey.local.engines.embedded import Engines
+from covey.local.ports import free_port
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.router import Router
 from covey.service import Parts, Service
@@ -60,12 +61,6 @@ Service("shop", compose).run()
 
 def settings(database_url: str) -> ServiceSettings:
     return ServiceSettings(database_url=database_url, nats_url="nats://unused")
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @dataclass

@@ -7,6 +7,7 @@ import pytest
 
 from covey.context import Trace
 from covey.errors import ConfigurationError
+from covey.local.ports import free_port
 from covey.telemetry.otlp import Exporter
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 from covey.telemetry.tracing import Attributes, Span
@@ -136,9 +137,7 @@ async def test_spans_wait_for_a_collector_that_is_overloaded(collector: FakeColl
 
 
 async def test_spans_wait_for_a_collector_that_is_away() -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    port = free_port()
     exporter = Exporter(f"http://127.0.0.1:{port}", RESOURCE, {})
     exporter.start()
     exporter.put(some_span())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+
+from covey.local.ports import free_port
 
 EUR = {"currency": "EUR"}
 ASK = {"reference": "order-1", "amount": 4_900, "currency": "EUR", "token": "tok_ok"}
@@ -241,9 +242,7 @@ async def grown(http: aiohttp.ClientSession, length: int) -> list[tuple[str, int
 @asynccontextmanager
 async def process(path: Path) -> AsyncIterator[tuple[aiohttp.ClientSession, int]]:
     """A provider in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = ("-m", "sandbox_provider", "--port", str(port), "--book", str(path))
     provider = await asyncio.create_subprocess_exec(sys.executable, *arguments)
     try:

@@ -12,9 +12,7 @@ import fcntl
 import json
 import os
 import secrets
-import socket
 import subprocess
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, TypeVar
@@ -24,6 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from covey.errors import ConfigurationError, Conflict, Defect
 from covey.local import guardian
 from covey.local.launcher import birth, write_atomically
+from covey.local.ports import free_port, is_free
 from covey.local.processes import Launch, Process, end_recorded, spawn
 
 T = TypeVar("T")
@@ -40,7 +39,6 @@ _SECRETS_BY_NAME = TypeAdapter(dict[str, Annotated[str, Field(min_length=1)]])
 _HOLDER = TypeAdapter(_Holder)
 
 _LOCK = "lock"
-_PORTS = range(20_000, 32_000)  # below the ports that systems lend to outgoing connections
 _LEFTOVERS_SECONDS = 5.0
 _CLEANING_SECONDS = 20.0
 
@@ -98,8 +96,8 @@ class StateFolder:
         """
         ports = _remembered(self.path / "ports.json", _PORTS_BY_NAME)
         known = ports.get(name)
-        if known is None or not _is_free(known):
-            ports[name] = _free_port(ports.values())
+        if known is None or not is_free(known):
+            ports[name] = free_port(ports.values())
             if known is not None:
                 self.moved[name] = (self.moved.get(name, (known,))[0], ports[name])
             write_atomically(self.path / "ports.json", json.dumps(ports, indent=2))
@@ -231,20 +229,3 @@ def _remembered(path: Path, kind: TypeAdapter[dict[str, T]]) -> dict[str, T]:
         raise ConfigurationError(
             f"{path} cannot be read ({where}{mistake['msg']}): mend it, or remove it to have it made anew"
         ) from None
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port(taken: Collection[int]) -> int:
-    while True:
-        port = _PORTS[secrets.randbelow(len(_PORTS))]
-        if port not in taken and _is_free(port):
-            return port
