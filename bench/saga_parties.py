@@ -177,12 +177,9 @@ class Owner:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Hear of the ends of sagas for the length of a block."""
-        connection = await self._database.connect()
-        try:
+        async with self._database.connected() as connection:
             await connection.add_listener(CHANNEL, self._hear)
             yield
-        finally:
-            await connection.close()
 
     async def start(self, count: int) -> list[str]:
         """Start so many remote sagas at once and return their ids."""

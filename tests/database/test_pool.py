@@ -227,16 +227,23 @@ async def test_work_that_is_cancelled_at_any_moment_leaves_no_noise_and_no_sessi
         await eventually(lambda: _sessions(database, database.usage[0]))
 
 
-async def test_opening_a_connection_of_ones_own_may_be_cancelled_at_any_moment(database_url: str) -> None:
+async def test_a_connection_of_ones_own_is_closed_whenever_its_block_is_cancelled_and_however_often(
+    database_url: str,
+) -> None:
+    async def hold(database: Database) -> None:
+        async with database.connected():
+            await asyncio.Event().wait()
+
     async with Database.open(database_url, PoolOptions(size=1, application="cancelled")) as database:
         with quiet():
             for n in range(30):
-                task = asyncio.create_task(database.connect())
+                task = asyncio.create_task(hold(database))
                 await asyncio.wait([task], timeout=0.0005 * n)
                 task.cancel()
-                (outcome,) = await asyncio.gather(task, return_exceptions=True)
-                if not isinstance(outcome, asyncio.CancelledError):
-                    await outcome.close()
+                for _ in range(n % 5):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
             await eventually(lambda: _sessions(database, database.usage[0]))
             del task
 

@@ -14,6 +14,7 @@ from tests.harness.crowd import Crowd
 from tests.harness.floor import Floor, floor
 from tests.harness.ledger import Ledger
 from tests.harness.shop import Shop, open_shop
+from tests.harness.testimony import testimony
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ def open_scene(ground: Floor) -> Open:
             open_shop(ground, f"faults{next(numbers)}", replicas) as shop,
             Ledger.open(shop.sources) as ledger,
         ):
-            yield Scene(shop, ledger, Crowd(shop, ledger))
+            try:
+                yield Scene(shop, ledger, Crowd(shop, ledger))
+            except AssertionError as error:
+                error.add_note(await testimony(shop, ledger))
+                raise
 
     return open_

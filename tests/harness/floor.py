@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Floor:
 
 @asynccontextmanager
 async def floor(folder: Path) -> AsyncIterator[Floor]:
-    """Have engines and nurseries for the length of a block; their data and all logs stay in `folder`."""
+    """Have engines and nurseries for the length of a block; all logs stay in `folder`."""
     state = await open_state(folder)
     try:
         engines = await start_engines(state, ("postgres", "nats"), _OPTIONS)
@@ -57,3 +58,5 @@ async def floor(folder: Path) -> AsyncIterator[Floor]:
             await asyncio.gather(*(nursery.close() for nursery in nurseries))
     finally:
         await state.close()
+        for data in ("postgres", "nats"):
+            await asyncio.to_thread(shutil.rmtree, folder / data, ignore_errors=True)

@@ -34,7 +34,7 @@ class Replica:
         self.ready_at = 0.0
         self._nursery = nursery
         self._told = told
-        self._log = log
+        self.log = log
 
     @classmethod
     async def open(cls, service: str, nursery: Nursery, told: Mapping[str, str], log: Path) -> Self:
@@ -67,11 +67,11 @@ class Replica:
         """Start the process and return when it is ready. Raises RuntimeError with its log when it ends instead."""
         for wire in self.wires.values():
             wire.mend()
-        self.child = await self._nursery.start(self._told, self._log, cold=cold)
+        self.child = await self._nursery.start(self._told, self.log, cold=cold)
         until = time.monotonic() + READY_SECONDS
         while problem := await unanswered(self.port, "/ready"):
             if self.child.status.done() or time.monotonic() > until:
-                log = self._log.read_text(errors="replace")[-2_000:]
+                log = self.log.read_text(errors="replace")[-2_000:]
                 raise RuntimeError(f"{self.service} does not become ready: {problem}; its log ends:\n{log}")
             await asyncio.sleep(0.01)
         self.ready_at = time.monotonic()

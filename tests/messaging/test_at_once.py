@@ -39,10 +39,9 @@ async def stored(connection: Connection) -> int:
 @pytest.fixture
 async def connection(database: Database) -> AsyncIterator[Connection]:
     """A connection to a database whose service has read nothing of `feed` yet."""
-    connection = await database.connect()
-    await connection.execute("INSERT INTO covey.ingest VALUES ('feed', 0)")
-    yield connection
-    await connection.close()
+    async with database.connected() as connection:
+        await connection.execute("INSERT INTO covey.ingest VALUES ('feed', 0)")
+        yield connection
 
 
 class TestAccept:

@@ -384,15 +384,18 @@ class TestACrash:
 
         first, second = Provider(late), Provider()
         async with AsyncExitStack() as stack:
-            stopped = await _begun(stack, shop_url, memory_broker, first)
+            cable = await stack.enter_async_context(Cable.to(shop_url))
+            stopped = await _begun(stack, cable.url, memory_broker, first)
             await feed.publish([charge("a", 1)])
             await eventually(lambda: len(first.calls) == 1)
             other = await stack.enter_async_context(
                 replica("shop", shop_url, memory_broker, [second.router()], options=quick())
             )
+            cable.freeze()
             await _end_the_session_of_the_owner(other)
             await handled(other, 1)
 
+            cable.thaw()
             answer.set()
             await eventually(lambda: first.under_way == 0)
             await settled(stopped)

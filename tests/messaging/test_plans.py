@@ -145,16 +145,15 @@ class Session:
 @pytest.fixture
 async def session(database: Database) -> AsyncIterator[Session]:
     """Use each statement on empty tables as often as it takes PostgreSQL to keep a plan, then fill the tables."""
-    connection = await database.connect()
-    for _ in range(8):
-        for statement in STATEMENTS:
-            await connection.execute("BEGIN")
-            await statement(connection)
-            await connection.execute("ROLLBACK")
-    async with database.acquire() as other:
-        await other.execute(_FILL)
-    yield Session(connection)
-    await connection.close()
+    async with database.connected() as connection:
+        for _ in range(8):
+            for statement in STATEMENTS:
+                await connection.execute("BEGIN")
+                await statement(connection)
+                await connection.execute("ROLLBACK")
+        async with database.acquire() as other:
+            await other.execute(_FILL)
+        yield Session(connection)
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=lambda statement: statement.__name__)

@@ -327,19 +327,15 @@ async def _listening(replica: Replica) -> AsyncIterator[list[str]]:
 async def _listening_on(database: Database) -> AsyncIterator[list[str]]:
     """Hear what is said on the relay's channel."""
     heard: list[str] = []
-    connection = await database.connect()
-    await connection.add_listener(CHANNEL, lambda *said: heard.append(str(said[-1])))
-    try:
+    async with database.connected() as connection:
+        await connection.add_listener(CHANNEL, lambda *said: heard.append(str(said[-1])))
         yield heard
-    finally:
-        await connection.close()
 
 
 async def _round_trip(replica: Replica, heard: list[str]) -> None:
     """Wait until everything said before has been heard."""
-    connection = await replica.database.connect()
-    await connection.execute(f"NOTIFY {CHANNEL}, 'ping'")
-    await connection.close()
+    async with replica.database.connected() as connection:
+        await connection.execute(f"NOTIFY {CHANNEL}, 'ping'")
     await eventually(lambda: "ping" in heard)
 
 

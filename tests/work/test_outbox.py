@@ -25,18 +25,18 @@ class Moved(Event, type="shop.moved.v1", key="cart"):
 @pytest.fixture
 async def relay(small_pool: Database) -> AsyncIterator[Callable[[], object]]:
     """What a relay does: mark what it has read and read on."""
-    connection = await small_pool.connect()
     read: list[tuple[str, int]] = []
     last: list[int] = []
 
-    async def step() -> list[tuple[str, int]]:
-        rows = await connection.fetch("SELECT * FROM covey.relay($1, 500, '{}')", last)
-        last[:] = [row["position"] for row in rows]
-        read.extend((row["key"], row["position"]) for row in rows)
-        return read
+    async with small_pool.connected() as connection:
 
-    yield step
-    await connection.close()
+        async def step() -> list[tuple[str, int]]:
+            rows = await connection.fetch("SELECT * FROM covey.relay($1, 500, '{}')", last)
+            last[:] = [row["position"] for row in rows]
+            read.extend((row["key"], row["position"]) for row in rows)
+            return read
+
+        yield step
 
 
 async def remove_the_lock_per_key(connection: Connection) -> None:

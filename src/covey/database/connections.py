@@ -97,9 +97,11 @@ class Connections:
             self._all_back.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_back.wait(), patience_seconds)
-        await asyncio.gather(*(connection.close(timeout=1) for connection in idle), return_exceptions=True)
-        for connection in list(self._lent):
-            connection.terminate()
+        try:
+            await asyncio.gather(*(connection.close(timeout=1) for connection in idle), return_exceptions=True)
+        finally:
+            for connection in [*idle, *self._lent]:
+                connection.terminate()
 
     def _free(self) -> Any:
         while self._idle:

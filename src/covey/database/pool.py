@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -90,11 +90,17 @@ class Database:
         """Borrow a connection, as a block. Raises PoolExhausted after the wait, DatabaseUnavailable."""
         return Acquired(self._pool)
 
-    async def connect(self, **server_settings: str) -> Connection:
-        """Open a connection of one's own, outside the pool. The caller closes it."""
+    @asynccontextmanager
+    async def connected(self, **server_settings: str) -> AsyncIterator[Connection]:
+        """Have a connection of one's own, outside the pool, as a block; nothing of it is left however that ends."""
         connecting = self._connect(self._options.connect_timeout, server_settings)
         opening = asyncio.create_task(connecting, name="opening a connection")
-        return await uncancelled(opening, lambda connection: connection.terminate())
+        connection = await uncancelled(opening, lambda connection: connection.terminate())
+        try:
+            yield connection
+        finally:
+            with suppress(Exception):
+                await connection.close(timeout=1)  # not in a task: that might be cancelled before it has begun
 
     @property
     def usage(self) -> tuple[int, int]:

@@ -95,8 +95,7 @@ class Ingest:
 
     async def _store_all(self) -> None:
         await self._broker.ensure_stream(self.stream)
-        connection = await self._database.connect(application_name=f"covey ingest {self.stream}")
-        try:
+        async with self._database.connected(application_name=f"covey ingest {self.stream}") as connection:
             with translated():
                 position = int(await connection.fetchval(_POSITION, self.stream))
             async with self._broker.read(self.stream, self._topics, position) as reader:
@@ -107,8 +106,6 @@ class Ingest:
                     if upto > position:
                         await self._take_in(connection, _received(self.stream, position, upto, entries))
                         position = upto
-        finally:
-            await asyncio.gather(connection.close(timeout=1), return_exceptions=True)
 
     async def _next(self, reader: Reader) -> list[Entry]:
         """Wait for messages, at times in vain: then the position moves over what is not for us, or it would age."""

@@ -14,7 +14,8 @@ import asyncio
 import json
 import random
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -77,24 +78,23 @@ class Relay:
     async def _publish_all(self) -> None:
         """Read, publish, mark and read the next, on one connection until that fails."""
         # Its commits need not be on disk when they are answered: what it forgets to have published is published again.
-        connection = await self._database.connect(application_name="covey relay", synchronous_commit="off")
-        vacuum = asyncio.create_task(self._vacuum(), name="vacuum of the queues")
-        published: list[int] = []
-        try:
-            with translated():
-                await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
-            while True:
-                self._wake.clear()
+        async with (
+            self._vacuumed(),
+            self._database.connected(application_name="covey relay", synchronous_commit="off") as connection,
+        ):
+            published: list[int] = []
+            try:
                 with translated():
-                    rows = await connection.fetch(_RELAY, published, LIMIT, self._paused())
-                published = await self._publish(rows) if rows else []
-                if len(rows) < LIMIT:
-                    await self._wait(LULL_SECONDS if published else IDLE_SECONDS)
-        finally:
-            await _mark(connection, published)
-            vacuum.cancel()
-            await asyncio.gather(vacuum, return_exceptions=True)
-            await _close(connection)
+                    await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
+                while True:
+                    self._wake.clear()
+                    with translated():
+                        rows = await connection.fetch(_RELAY, published, LIMIT, self._paused())
+                    published = await self._publish(rows) if rows else []
+                    if len(rows) < LIMIT:
+                        await self._wait(LULL_SECONDS if published else IDLE_SECONDS)
+            finally:
+                await _mark(connection, published)
 
     async def _publish(self, rows: list[Any]) -> list[int]:
         """Publish to each stream, independently of the others; return the positions that the broker has confirmed."""
@@ -132,22 +132,26 @@ class Relay:
         except TimeoutError:
             return
 
-    async def _vacuum(self) -> None:
+    @asynccontextmanager
+    async def _vacuumed(self) -> AsyncIterator[None]:
         """Keep the heads of the queues clean: dead index entries there cost the relay half a core (decision 0002)."""
+        vacuum = asyncio.create_task(self._vacuum(), name="vacuum of the queues")
+        try:
+            yield
+        finally:
+            vacuum.cancel()
+            await asyncio.gather(vacuum, return_exceptions=True)
+
+    async def _vacuum(self) -> None:
         while True:
             with suppress(CoveyError):
-                await self._vacuum_on(await self._database.connect(application_name="covey vacuum"))
+                async with self._database.connected(application_name="covey vacuum") as connection:
+                    while True:
+                        await asyncio.sleep(VACUUM_SECONDS)
+                        with translated():
+                            await connection.execute("VACUUM (TRUNCATE off, INDEX_CLEANUP on) covey.outbox_pending")
+                            await connection.execute("VACUUM (TRUNCATE off, INDEX_CLEANUP on) covey.inbox_pending")
             await asyncio.sleep(VACUUM_SECONDS)
-
-    async def _vacuum_on(self, connection: Connection) -> None:
-        try:
-            while True:
-                await asyncio.sleep(VACUUM_SECONDS)
-                with translated():
-                    await connection.execute("VACUUM (TRUNCATE off, INDEX_CLEANUP on) covey.outbox_pending")
-                    await connection.execute("VACUUM (TRUNCATE off, INDEX_CLEANUP on) covey.inbox_pending")
-        finally:
-            await _close(connection)
 
 
 async def republish(database: Database, since: datetime) -> int:
@@ -203,7 +207,3 @@ async def _mark(connection: Connection, published: list[int]) -> None:
         async with asyncio.timeout(1):
             with translated():
                 await connection.fetch(_RELAY, published, 0, [])
-
-
-async def _close(connection: Connection) -> None:
-    await asyncio.gather(connection.close(timeout=1), return_exceptions=True)

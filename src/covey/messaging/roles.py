@@ -90,19 +90,18 @@ class Roles:
                 await self._execute(connection, "DELETE FROM covey.process WHERE owner = $1", self._owner)
 
     async def _compete(self) -> None:
-        connection = await self._database.connect(idle_session_timeout=f"{LEASE_SECONDS}s")
-        try:
+        async with self._database.connected(idle_session_timeout=f"{LEASE_SECONDS}s") as connection:
             with translated():
                 await connection.execute("SELECT pg_advisory_lock($1, $2)", OWNERS, self._owner)
                 await connection.execute("SELECT covey.arrive($1, $2, $3, $4)", OWNERS, LANES, self._batch, self._owner)
             self._connection = connection
             self.claimed.set()
-            while True:
-                await self._claim(connection)
-                await asyncio.sleep(BEAT_SECONDS)
-        finally:
-            self._connection = None
-            await _close(connection)
+            try:
+                while True:
+                    await self._claim(connection)
+                    await asyncio.sleep(BEAT_SECONDS)
+            finally:
+                self._connection = None
 
     async def _claim(self, connection: Connection) -> None:
         """Try for every role that is not running; the question also shows PostgreSQL that we live."""
@@ -136,11 +135,6 @@ class Roles:
 
 async def _awaited(run: Callable[[], Awaitable[None]]) -> None:
     await run()
-
-
-async def _close(connection: Connection) -> None:
-    with suppress(Exception):
-        await connection.close(timeout=1)
 
 
 def _number(name: str) -> int:

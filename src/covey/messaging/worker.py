@@ -51,8 +51,7 @@ class Worker:
                 await asyncio.sleep(min(5.0, 0.05 * 2 ** min(self._failures, 7)) * random.uniform(0.5, 1.0))
 
     async def _take_turns(self) -> None:
-        connection = await self._database.connect(application_name="covey worker")
-        try:
+        async with self._database.connected(application_name="covey worker") as connection:
             due = 0.0
             while not self._stopping:
                 self._wake.clear()
@@ -63,8 +62,6 @@ class Worker:
                 self._failures = 0
                 if not worked:
                     await self._wait()
-        finally:
-            await asyncio.gather(connection.close(timeout=1), return_exceptions=True)
 
     async def _wait(self) -> None:
         try:

@@ -34,15 +34,12 @@ class SagaTimers:
 
     async def run(self) -> None:
         """Look until cancelled; an error ends the role, and whoever gets it next goes on."""
-        connection = await self._database.connect(application_name="covey saga timers")
-        try:
+        async with self._database.connected(application_name="covey saga timers") as connection:
             while True:
                 if await self.fire(connection):
                     self._wake()
                 else:
                     await asyncio.sleep(PERIOD_SECONDS)
-        finally:
-            await asyncio.gather(connection.close(timeout=1), return_exceptions=True)
 
     async def fire(self, connection: Connection) -> int:
         """Turn what is due into messages; return how many. After an error the connection is of no use any more."""

@@ -26,7 +26,7 @@ class Cable:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._cut = False
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.url = ""
 
@@ -65,6 +65,8 @@ class Cable:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        if (connecting := asyncio.current_task()) is not None:
+            self._tasks.add(connecting)
         try:
             if self._cut:
                 raise ConnectionRefusedError
@@ -74,7 +76,7 @@ class Cable:
             return
         self._writers.add(thither)
         for source, sink in ((reader, thither), (there, writer)):
-            self._pumps.add(asyncio.create_task(self._pump(source, sink)))
+            self._tasks.add(asyncio.create_task(self._pump(source, sink)))
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -86,9 +88,9 @@ class Cable:
         sink.close()
 
     async def _tear(self) -> None:
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:
             writer.transport.abort()
         await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)

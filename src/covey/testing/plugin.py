@@ -11,6 +11,7 @@ Fixtures to ask for: `database`, `database_url`, `make_database`, `nats_broker`,
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,10 +46,12 @@ def covey_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]
     from covey.local.engines.embedded import EngineOptions, start_all
 
     # A killed process loses nothing even so, and no test outlives a machine that loses power.
-    options = EngineOptions(nats_sync_interval="2m")
-    engines = blocking(start_all(tmp_path_factory.mktemp("engines"), options))
+    options = EngineOptions(nats_sync_interval="2m", postgres_fsync=False)
+    folder = tmp_path_factory.mktemp("engines")
+    engines = blocking(start_all(folder, options))
     yield engines
     blocking(engines.stop())
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
