@@ -6,7 +6,6 @@ wrong; 3 (`status`) the system is not up. What a command needs is imported insid
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -22,7 +21,7 @@ from typer.core import TyperCommand
 from covey.errors import ConfigurationError, CoveyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from covey.local.status import SystemStatus
     from covey.messaging.dead_letters import DeadLetters
@@ -87,7 +86,7 @@ def up(
         if name not in system.services:
             raise typer.BadParameter(f"{name!r} is no service of {system.name}: {', '.join(system.services)}")
     options = UpOptions(without=without or [], replicas=counts)
-    asyncio.run(Foreground(_root(), options, _say_if_heard, colours=_colours()).run())
+    _run(Foreground(_root(), options, _say_if_heard, colours=_colours()).run())
 
 
 @app.command(epilog="Example: covey down")
@@ -95,7 +94,7 @@ def down() -> None:
     """Stop the system, also from another terminal; clean up behind one that was killed."""
     from covey.local.down import bring_down
 
-    _say(asyncio.run(bring_down(_state())))
+    _say(_run(bring_down(_state())))
 
 
 @app.command(epilog="Example: covey status --json | jq -r '.units[] | select(.state != \"up\") | .name'")
@@ -138,7 +137,7 @@ def migrate(as_json: AsJson = False) -> None:
     """Bring every database to the newest revisions, whether the system is up or not."""
     from covey.local.migrate import migrate_system
 
-    applied = asyncio.run(migrate_system(_root(), os.environ))
+    applied = _run(migrate_system(_root(), os.environ))
     if as_json:
         _say(json.dumps(applied))
         return
@@ -247,7 +246,7 @@ def _with_dead(service: str, ask: Callable[[DeadLetters], Awaitable[T]]) -> T:
         async with dead_letters_of(service, state, os.environ) as letters:
             return await ask(letters)
 
-    return asyncio.run(run())
+    return _run(run())
 
 
 def _state_unless_given() -> Path:
@@ -267,7 +266,13 @@ def _found_status() -> SystemStatus:
     written = read_status(_state())
     if written is None:
         return SystemStatus(name=read_system(_root()).name, supervisor=None, units=[])
-    return asyncio.run(asked(written))
+    return _run(asked(written))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
+    return asyncio.run(work)
 
 
 def _root() -> Path:

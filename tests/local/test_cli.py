@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -163,6 +162,7 @@ def test_after_a_kill_of_the_supervisor_nothing_runs_on_and_it_starts_again(cove
     again.shows("covey down")
 
 
+@pytest.mark.slow
 def test_after_a_kill_of_the_supervisor_and_its_guardian_the_next_start_ends_the_orphans(
     covey: Covey, system_root: Path
 ) -> None:
@@ -181,6 +181,7 @@ def test_after_a_kill_of_the_supervisor_and_its_guardian_the_next_start_ends_the
     assert not any(record.running() for record in orphans)
 
 
+@pytest.mark.slow
 def test_a_new_start_waits_until_the_guardian_of_the_last_one_is_done(covey: Covey, system_root: Path) -> None:
     async def begin(seconds: float) -> StateFolder:
         return await asyncio.wait_for(open_state(system_root / ".covey"), seconds)
@@ -204,6 +205,7 @@ async def _opened_and_closed(begin: Callable[[float], Awaitable[StateFolder]]) -
     await (await begin(10)).close()
 
 
+@pytest.mark.slow
 def test_down_cleans_up_behind_a_supervisor_that_was_killed(covey: Covey, system_root: Path) -> None:
     up = covey("up")
     up.shows("covey down")
@@ -218,6 +220,7 @@ def test_down_cleans_up_behind_a_supervisor_that_was_killed(covey: Covey, system
     assert not any(record.running() for record in orphans)
 
 
+@pytest.mark.slow
 def test_status_and_down_say_what_a_supervisor_and_a_guardian_that_were_killed_have_left(
     covey: Covey, system_root: Path
 ) -> None:
@@ -244,6 +247,7 @@ def test_status_and_down_say_what_a_supervisor_and_a_guardian_that_were_killed_h
     assert _after(covey("down")) == "the system was not up\n"
 
 
+@pytest.mark.slow
 def test_a_start_after_a_killed_supervisor_says_that_it_cleans_up(covey: Covey) -> None:
     first = covey("up")
     first.shows("covey down")
@@ -272,6 +276,7 @@ def test_a_system_whose_state_folder_is_gone_stops_in_order_and_says_why(covey: 
     assert not (system_root / ".covey").exists()
 
 
+@pytest.mark.slow
 def test_engines_whose_data_is_gone_are_stopped_too(covey: Covey, system_root: Path) -> None:
     up = covey("up", environment=os.environ)
     up.shows("covey down")
@@ -284,6 +289,7 @@ def test_engines_whose_data_is_gone_are_stopped_too(covey: Covey, system_root: P
     assert not any(record.running() for record in running)
 
 
+@pytest.mark.slow
 def test_a_system_that_stops_because_another_took_its_folder_leaves_the_other_alone(
     covey: Covey, system_root: Path
 ) -> None:
@@ -309,6 +315,7 @@ def test_a_system_that_stops_because_another_took_its_folder_leaves_the_other_al
     assert [unit["restarts"] for unit in json.loads(status.shown)["units"]] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_port_that_another_program_holds_is_said_to_have_moved(covey: Covey, system_root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         held = other.getsockname()[1]
@@ -444,6 +451,7 @@ def test_a_service_that_is_up_but_not_ready_is_shown_with_its_reason(covey: Cove
     assert "no broker" in status.shown
 
 
+@pytest.mark.slow
 def test_a_system_whose_terminal_is_gone_is_still_stopped_in_order(system_root: Path, given: Mapping[str, str]) -> None:
     up = subprocess.Popen([*_COVEY, "up"], cwd=system_root, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert up.stdout is not None
@@ -560,14 +568,20 @@ def test_a_wrong_system_file_has_a_status_of_its_own(covey: Covey, system_root: 
 
 
 @pytest.mark.parametrize("command", ["", "up", "down", "status", "logs", "migrate"])
-def test_help_is_quick_and_gives_an_example(command: str, tmp_path: Path) -> None:
-    arguments = [*_COVEY, *command.split(), "--help"]
+def test_help_imports_nothing_of_what_the_command_needs_and_gives_an_example(command: str, tmp_path: Path) -> None:
+    """What a command needs is imported when it runs: help costs what typer costs, and nothing of ours."""
+    bare = (
+        "import typer\napp = typer.Typer(rich_markup_mode=None)\n"
+        "@app.command()\ndef go(name: str = '', count: int = 0) -> None: ...\n"
+        "@app.command()\ndef stay(name: str = '', count: int = 0) -> None: ...\napp()"
+    )
 
-    seconds, shown = _timed(arguments, tmp_path)
-    for _ in range(4):  # other work on the machine makes it slower, never quicker
-        seconds = seconds if seconds < 0.3 else min(seconds, _timed(arguments, tmp_path)[0])
+    ours, shown = _imported([*_COVEY[1:], *command.split(), "--help"], tmp_path)
+    typers, _ = _imported(["-c", bare, "go", "--help"], tmp_path)
 
-    assert seconds < 0.3
+    added = {module for module in ours - typers if module.partition(".")[0] not in sys.stdlib_module_names}
+    assert added <= {"covey", "covey.cli", "covey.errors"}
+    assert "asyncio" not in ours
     assert "Example: covey" in shown or not command
 
 
@@ -597,12 +611,12 @@ def _guardian_of(up: Terminal) -> psutil.Process:
     return next(child for child in children if "covey.local.guardian" in child.cmdline())
 
 
-def _timed(arguments: list[str], folder: Path) -> tuple[float, str]:
-    """Return the processor time that a command took, and what it printed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    shown = subprocess.run(arguments, cwd=folder, check=True, capture_output=True, text=True).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, shown
+def _imported(arguments: list[str], folder: Path) -> tuple[set[str], str]:
+    """Run Python with these arguments; return the modules that it has imported, and what it has printed."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}, done.stdout
 
 
 def _pid(root: Path, name: str) -> int | None:

@@ -123,8 +123,15 @@ async def kept_running(program: list[str], deaths: list[int]) -> None:
                 await process.wait()
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["waits for the process", "comes while it runs"])
-@pytest.mark.parametrize("how", ["handler", "external"])
+@pytest.mark.parametrize(
+    ("how", "before"),
+    [
+        pytest.param("handler", True, id="handler, waits for the process", marks=pytest.mark.slow),
+        pytest.param("handler", False, id="handler, comes while it runs"),
+        pytest.param("external", True, id="external, waits for the process"),
+        pytest.param("external", False, id="external, comes while it runs", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_message_that_kills_its_process_each_time_is_a_dead_letter_and_its_neighbours_are_handled(
     how: str,
     before: bool,

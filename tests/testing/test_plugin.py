@@ -120,7 +120,15 @@ async def test_notes(database: Database, nats_broker: NatsBroker, text: str) -> 
 """
 
 
-@pytest.mark.parametrize("arguments", [[], ["-n", "2"], ["-o", "asyncio_mode=auto"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([], marks=pytest.mark.slow),
+        ["-n", "2"],
+        pytest.param(["-o", "asyncio_mode=auto"], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_users_project_runs_with_it(pytester: pytest.Pytester, arguments: list[str]) -> None:
     pytester.makeconftest(USERS_CONFTEST)
     pytester.makepyfile(test_notes=USERS_TESTS)
