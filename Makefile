@@ -29,7 +29,7 @@ up: $(READY) ## The whole shop, to try it by hand: as `.venv/bin/covey up`
 	$(RUN) -m covey.cli up
 
 test: $(READY) ## Every test that is quick; ARGS="tests/local -k restart" for some
-	$(RUN) -m pytest -n 2 -m "not slow and not bench" $(ARGS)
+	$(RUN) -m pytest -n 3 -m "not slow and not bench" $(ARGS)
 
 lint: $(READY) ## Formatting, lint, types and layers
 	$(VENV)/bin/ruff format --check .
