@@ -137,8 +137,17 @@ async def test_a_dependency_can_be_overridden_for_a_test(make: Make) -> None:
 
 
 async def test_nothing_is_left_on_the_stack_that_all_requests_share(make: Make) -> None:
-    app = make(*routers())
+    api = APIRouter()
+
+    @api.post("/count")
+    async def count(words: dict[str, int], who: Annotated[str, Depends(known)]) -> int:
+        return len(words)
+
+    app = make(*routers(), api)
     for path in PATHS:
         await ask(app, "GET", path)
+    json = {"content-type": "application/json"}
+    assert (await ask(app, "POST", "/count", body=b'{"a": 1}', headers=json)).json() == 1
+    assert (await ask(app, "POST", "/count", body=b'{"a": "b"}', headers=json)).status == 422
 
     assert not _NO_FILES._exit_callbacks  # type: ignore[attr-defined]  # there is no public way to look

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.params import Form
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
@@ -28,7 +29,7 @@ UNMATCHED = "unmatched"
 _TEMPLATE = "covey.route"
 _NO_HANDLERS: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
 _NO_FILES = AsyncExitStack()
-"""FastAPI asks for a stack on which uploaded files are closed; routes without a body do not touch theirs."""
+"""FastAPI asks for a stack on which uploaded files are closed; only routes that take a form touch theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class _Route:
     app: ASGIApp
     original: APIRoute
     endpoint: Callable[..., Any]
-    has_body: bool
+    takes_form: bool
 
 
 class Routes:
@@ -61,7 +62,7 @@ class Routes:
         scope["app"] = self._api
         scope["starlette.exception_handlers"] = _NO_HANDLERS
         route = self._match(scope) if scope["type"] == "http" else None
-        if route is not None and not route.has_body:
+        if route is not None and not route.takes_form:
             scope["fastapi_middleware_astack"] = _NO_FILES
             await route.app(scope, receive, send)
             return
@@ -134,5 +135,5 @@ def _flat(found: RouteContext) -> _Route | BaseRoute:
         app=found.app,
         original=original,
         endpoint=found.endpoint,
-        has_body=found.body_field is not None,
+        takes_form=found.body_field is not None and isinstance(found.body_field.field_info, Form),
     )
