@@ -32,6 +32,7 @@ from fastapi import APIRouter
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, CoveyError, HistoryLost
 from covey.http.application import application
+from covey.http.edge import HttpOptions
 from covey.http.head import BoundedHead
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
@@ -52,13 +53,17 @@ log = structlog.get_logger("covey.service")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a service is made of: FastAPI routers, message routers, sagas, and what its routes find in `app.state`."""
+    """What a service is made of: FastAPI routers, message routers, sagas, and what its routes find in `app.state`.
+
+    `limits` says what a request may be, `messaging` how messages are handled.
+    """
 
     http: Sequence[APIRouter] = ()
     messages: Sequence[Router] = ()
     sagas: Sequence[Definition[Any]] = ()
     state: dict[str, object] = field(default_factory=dict)
     messaging: MessagingOptions = field(default_factory=MessagingOptions)
+    limits: HttpOptions = field(default_factory=HttpOptions)
 
 
 Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
@@ -132,6 +137,7 @@ class Service(Generic[S]):
                 readiness,
                 transactions=messaging.transactions,
                 state=parts.state,
+                options=parts.limits,
                 version=self.version,
             )
             await stack.enter_async_context(messaging.running(settings.drain_timeout))

@@ -18,12 +18,14 @@ import pytest
 
 from covey.database.pool import Database
 from covey.errors import ConfigurationError, DatabaseUnavailable
+from covey.http.edge import HttpOptions
 from covey.local.engines.embedded import Engines
 from covey.local.ports import free_port
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.router import Router
 from covey.service import Parts, Service
 from covey.settings import ServiceSettings, load
+from covey.testing.asgi import ask
 from covey.testing.collector import FakeCollector
 from covey.testing.eventually import eventually
 
@@ -151,6 +153,11 @@ class TestResources:
                 pytest.fail("it must not run")
 
         await _no_session_is_left(database_url)
+
+    async def test_refuse_what_the_limits_of_the_service_forbid(self, database_url: str) -> None:
+        parts = Parts(limits=HttpOptions(max_body_bytes=10))
+        async with Service("shop", parts).running(settings(database_url), MemoryBroker()) as running:
+            assert (await ask(running.app, "POST", "/nowhere", body=b"x" * 11)).status == 413
 
     async def test_are_all_closed_at_the_end(self, database_url: str) -> None:
         async with Service("shop", Parts()).running(settings(database_url), MemoryBroker()) as running:
