@@ -36,6 +36,11 @@ def eventually(condition: Callable[[], object], seconds: float = 15) -> None:
         time.sleep(0.02)
 
 
+def _with_ctrl_c() -> None:
+    """Be interruptible, as what runs on a terminal is: a shell starts its background jobs deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A `covey` command in a folder, its output in a file."""
 
@@ -48,6 +53,7 @@ class Terminal:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_with_ctrl_c,
         )
 
     @property
