@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -275,6 +276,40 @@ class TestTwoHands:
             assert (await row(order, saga_id))[:2] == ("running", 1)
             data = await order.fetchval("SELECT data ->> 'answer' FROM covey.saga WHERE id = $1", saga_id)
             assert data == ""
+
+    async def test_of_which_one_cancels_while_a_function_holds_the_subject_do_not_wait_for_each_other(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        """Both lock the saga first, also a turn that remembers it; the other way round is a deadlock."""
+        runs, subject_locked = list[int](), asyncio.Event()
+
+        async def confirm(data: Data, work: Work) -> None:
+            runs.append(len(runs))
+            await work.execute("UPDATE covey.reply SET stream = 'seen'")
+            subject_locked.set()
+            await eventually(lambda: _somebody_waits_for_a_lock(order))
+
+        saga = Saga("subject", Data, retriable(confirm))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            async with order.transactions.begin() as work:
+                await work.execute("INSERT INTO covey.reply VALUES ($1, 'subject', '', '')", new_id())
+            saga_id = await start(order, saga)
+            await subject_locked.wait()
+            async with order.transactions.begin() as work:
+                assert await saga.cancel(work, saga_id, "too late") is False
+                await work.execute("UPDATE covey.reply SET stream = 'asked'")
+
+            assert (await row(order, saga_id))[0] == "completed"
+            assert runs == [0]
+
+
+async def _somebody_waits_for_a_lock(order: Replica) -> bool:
+    return bool(
+        await order.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query NOT LIKE '%pg_advisory_lock%'"
+        )
+    )
 
 
 async def _answered(order: Replica, broker: MemoryBroker, saga_id: UUID, to: UUID | None = None) -> None:

@@ -162,11 +162,12 @@ class _Moves:
     engine: SagaEngine
 
     async def prepare(self, deliveries: list[Delivery], work: Work) -> None:
-        """Load the sagas of a whole turn, or remember them."""
-        ids = {saga_id for delivery in deliveries if (saga_id := _saga_id(delivery)) is not None}
-        if work.tentative and (recent := self.engine.recent.take(ids)) is not None:
+        """Load the sagas of a whole turn, or remember them. Either way they are locked before what their steps lock."""
+        ids = sorted({saga_id for delivery in deliveries if (saga_id := _saga_id(delivery)) is not None})
+        if (recent := self.engine.recent.take(ids)) is not None:
             loaded_in(work).update(recent)
-        work.state[_Moves] = await load(work, sorted(ids))
+            work.precede("lock_sagas", ids)
+        work.state[_Moves] = await load(work, ids)
 
     async def handle(self, delivery: Delivery, work: Work) -> None:
         """Move the saga that the message is keyed by."""

@@ -44,6 +44,8 @@ class Work:
         "_first",
         "_opening",
         "_outgoing",
+        "_preceding",
+        "_ready",
         "clock",
         "enqueued",
         "published",
@@ -64,6 +66,8 @@ class Work:
         self._connection = connection
         self._connect = connect
         self._first = first  # what `connect` calls too; together with the rest if all of it is one statement
+        self._ready = connection  # where a statement may run at once
+        self._preceding: list[Call] = []
         self._opening = False
         self._outgoing = Outgoing(service, clock)
         self._deferred: dict[str, list[tuple[Any, ...]]] = {}
@@ -75,28 +79,28 @@ class Work:
     async def execute(self, sql: str, *args: Any) -> str:
         """Run a statement and return PostgreSQL's tag for it, such as `UPDATE 3`."""
         refuse_lasting(sql)
-        connection = self._connection or await self._open()
+        connection = self._ready or await self._open()
         with translated():
             return str(await connection.execute(sql, *args))
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Run a query and return its rows, readable by name and by position."""
         refuse_lasting(sql)
-        connection = self._connection or await self._open()
+        connection = self._ready or await self._open()
         with translated():
             return list(await connection.fetch(sql, *args))
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """Run a query and return its first row, or None."""
         refuse_lasting(sql)
-        connection = self._connection or await self._open()
+        connection = self._ready or await self._open()
         with translated():
             return await connection.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """Run a query and return the first value of its first row, or None."""
         refuse_lasting(sql)
-        connection = self._connection or await self._open()
+        connection = self._ready or await self._open()
         with translated():
             return await connection.fetchval(sql, *args)
 
@@ -118,6 +122,15 @@ class Work:
         rows = self._collected.setdefault(function, {})
         rows[len(rows) if key is None else key] = row
 
+    def precede(self, function: str, *arguments: Any) -> None:
+        """Have a function of the schema `covey` called before the next statement of the block, should there be one.
+
+        For locks that must be taken before those of the block's own statements. It is not called when all that comes
+        is what is collected.
+        """
+        self._preceding.append((function, list(arguments)))
+        self._ready = None
+
     def publish(self, message: Message, headers: dict[str, str] | None = None) -> UUID:
         """Publish an event of this service, or send a command, if and when this transaction commits.
 
@@ -136,11 +149,6 @@ class Work:
         """Tell whether so much is to be published that a batch had better end here."""
         return self._outgoing.plenty
 
-    @property
-    def tentative(self) -> bool:
-        """Tell whether this is a turn that has read nothing yet and may still become one statement."""
-        return self._first is not None
-
     async def flush(self) -> None:
         """Write deferred statements and messages. Called at the end; lock no rows after it (see covey.work.outbox)."""
         await self._write(self._open)
@@ -156,7 +164,7 @@ class Work:
         outgoing = self._outgoing.take()
         if not (self._first or self._deferred or self._collected or outgoing):
             return
-        connection = self._connection or await connect()
+        connection = await self._open() if self._deferred and not self._ready else self._connection or await connect()
         with translated():
             for sql, rows in self._deferred.items():
                 if len(rows) == 1:
@@ -174,16 +182,22 @@ class Work:
             self.published = self.published or bool(outgoing)
 
     async def _open(self) -> Connection:
-        """Begin the transaction, now that there is something to do in it."""
-        assert self._connect is not None, "a Work without a connection was made with a way to get one"
+        """Begin the transaction, now that there is something to do in it, with what is to precede that."""
         if self._opening:
             raise DefinitionError("a Work runs one statement at a time: await each before the next, without gather()")
         self._opening = True
         try:
-            self._connection = await self._connect()
-            self._first = None
+            if self._connection is None:
+                assert self._connect is not None, "a Work without a connection was made with a way to get one"
+                self._connection = await self._connect()
+                self._first = None
+            if self._preceding:
+                with translated():
+                    await call_all(self._connection, self._preceding)
+                self._preceding.clear()
         finally:
             self._opening = False
+        self._ready = self._connection
         return self._connection
 
 

@@ -623,6 +623,12 @@ BEGIN
     RETURN QUERY SELECT * FROM covey.saga WHERE id = ANY (p_ids) ORDER BY id FOR UPDATE;
 END $$;
 
+-- The same for sagas that the caller remembers: `move_sagas` will tell whether rightly.
+CREATE FUNCTION covey.lock_sagas(p_ids uuid[]) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    PERFORM FROM covey.saga WHERE id = ANY (p_ids) ORDER BY id FOR UPDATE;
+END $$;
+
 -- Write the states of sagas, each once, over the writing that the caller has read, or raise: it may remember it from
 -- before. What has not moved keeps its deadline.
 CREATE FUNCTION covey.move_sagas(
