@@ -385,11 +385,14 @@ class TestOpening:
     async def test_a_wrong_password_is_reported_without_it(self, covey_engines: Engines) -> None:
         broker = await NatsBroker.open(f"nats://covey:wrong-secret@{address_of(covey_engines.nats_url)}", "shop")
 
-        with pytest.raises(BrokerUnavailable) as raised:
-            await broker.extent("order")
+        async def told() -> str:
+            with pytest.raises(BrokerUnavailable) as raised:
+                await broker.extent("order")
+            assert "uthorization" in str(raised.value)  # a server that hangs up may cut its reason off
+            return str(raised.value)
+
+        assert "wrong-secret" not in await eventually(told)
         await broker.close()
-        assert "uthorization" in str(raised.value)
-        assert "wrong-secret" not in str(raised.value)
 
     async def test_any_of_several_servers_will_do(self, covey_engines: Engines, system_name: str) -> None:
         url = f"nats://127.0.0.1:9, {covey_engines.nats_url}"
