@@ -84,7 +84,8 @@ class Service(Generic[S]):
     """One service. Making it connects to nothing; `run()` is its process.
 
     `parts` is what it is made of, or an async context manager that opens what they need from the settings, yields
-    them, and closes everything at the end.
+    them, and closes everything at the end. Whatever it opens connects when it is first used: tools compose a service
+    where nobody listens.
     """
 
     @overload
@@ -107,10 +108,22 @@ class Service(Generic[S]):
         What the line says is searched for secrets, for an error may quote a setting. The stack is in the log.
         """
         try:
-            settings: S = load(self._settings, self.name)
-            uvloop.run(self._serve(settings))
+            uvloop.run(self._serve(self.load_settings()))
         except (Exception, BaseExceptionGroup) as error:
             sys.exit(f"{self.name}: {_last_words(error)}")
+
+    def load_settings(self) -> S:
+        """Read its settings from the environment; raises ConfigurationError naming each variable that is wrong."""
+        return load(self._settings, self.name)
+
+    @asynccontextmanager
+    async def composed(self, settings: S) -> AsyncIterator[Parts]:
+        """Have its parts inside the block and nothing running: for tools, which ask what it serves."""
+        if isinstance(self._parts, Parts):
+            yield self._parts
+            return
+        async with self._parts(settings) as parts:
+            yield parts
 
     @asynccontextmanager
     async def running(self, settings: S, broker: Broker | None = None) -> AsyncIterator[Running]:
@@ -121,7 +134,7 @@ class Service(Generic[S]):
             database = await stack.enter_async_context(Database.open(settings.database_url, _pool(self.name, settings)))
             if broker is None:
                 broker = await stack.enter_async_context(_nats(settings))
-            parts = await stack.enter_async_context(self._open_parts(settings))
+            parts = await stack.enter_async_context(self.composed(settings))
             engine = SagaEngine(self.name, parts.sagas, telemetry)
             messaging = Messaging(
                 self.name, database, broker, [*parts.messages, engine.router()], telemetry, options=parts.messaging
@@ -159,14 +172,6 @@ class Service(Generic[S]):
             await asyncio.sleep(settings.unready_for.total_seconds())
             server.should_exit = True
             await serving
-
-    @asynccontextmanager
-    async def _open_parts(self, settings: S) -> AsyncIterator[Parts]:
-        if isinstance(self._parts, Parts):
-            yield self._parts
-            return
-        async with self._parts(settings) as parts:
-            yield parts
 
     def _telemetry_options(self, settings: S) -> TelemetryOptions:
         return TelemetryOptions(

@@ -10,13 +10,16 @@ from collections.abc import Callable
 
 from covey.errors import NotFound
 from covey.ids import new_id
-from covey.message import Refused, Reply
+from covey.message import Refused
 from covey.messaging.router import Router
 from covey.work.unit_of_work import Work
 from payment_service import domain, storage
 from payment_service.domain import Ask, Decision, Known, No, Operation, OrderId, Payment, PaymentId
 from payment_service.messages import AuthorizePayment, CapturePayment, PaymentReply, RefundPayment, VoidAuthorization
 from payment_service.ports import Approved, Declined, Provider, Voided
+
+Answer = PaymentReply | Refused
+Intent = Payment | Answer
 
 
 def effects(provider: Provider) -> Router:
@@ -35,7 +38,7 @@ class Authorize:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
-    async def intend(self, command: AuthorizePayment, work: Work) -> Payment | Reply:
+    async def intend(self, command: AuthorizePayment, work: Work) -> Intent:
         """Open the payment, unless it was given up before."""
         found = await storage.payment_to_change(work, command.order_id)
         decision = domain.to_authorize(found, PaymentId(new_id()), command.order_id, command.amount)
@@ -45,7 +48,7 @@ class Authorize:
         """Ask the provider."""
         return await self._provider.authorize(intent.reference, intent.amount, command.token, key)
 
-    async def settle(self, command: AuthorizePayment, result: Approved | Declined, work: Work) -> Reply:
+    async def settle(self, command: AuthorizePayment, result: Approved | Declined, work: Work) -> Answer:
         """Record what is put aside, or why nothing is."""
         return await _settled(work, command.order_id, Operation.AUTHORIZE, result, domain.authorized)
 
@@ -56,7 +59,7 @@ class Capture:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
-    async def intend(self, command: CapturePayment, work: Work) -> Payment | Reply:
+    async def intend(self, command: CapturePayment, work: Work) -> Intent:
         """Note that the money is being taken."""
         found = await storage.payment_to_change(work, command.order_id)
         return await _intent(work, Operation.CAPTURE, domain.to_capture(found))
@@ -65,7 +68,7 @@ class Capture:
         """Ask the provider."""
         return await self._provider.capture(intent.reference, intent.amount, key)
 
-    async def settle(self, command: CapturePayment, result: Approved | Declined, work: Work) -> Reply:
+    async def settle(self, command: CapturePayment, result: Approved | Declined, work: Work) -> Answer:
         """Record what was taken, or why nothing was."""
         return await _settled(work, command.order_id, Operation.CAPTURE, result, domain.captured)
 
@@ -76,7 +79,7 @@ class Void:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
-    async def intend(self, command: VoidAuthorization, work: Work) -> Payment | Reply:
+    async def intend(self, command: VoidAuthorization, work: Work) -> Intent:
         """Note that the payment is being given up; where there is none, leave a tombstone and ask nobody."""
         found = await storage.payment_to_change(work, command.order_id)
         decision = domain.to_void(found, PaymentId(new_id()), command.order_id)
@@ -86,7 +89,7 @@ class Void:
         """Ask the provider."""
         return await self._provider.void(intent.reference, key)
 
-    async def settle(self, command: VoidAuthorization, result: Voided, work: Work) -> Reply:
+    async def settle(self, command: VoidAuthorization, result: Voided, work: Work) -> PaymentReply:
         """Record what had been put aside and what was given up."""
         payment = domain.voided(await _payment(work, command.order_id), result.authorized, result.amount)
         await storage.answered(work, payment, Operation.VOID, "approved")
@@ -99,7 +102,7 @@ class Refund:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
-    async def intend(self, command: RefundPayment, work: Work) -> Payment | Reply:
+    async def intend(self, command: RefundPayment, work: Work) -> Intent:
         """Note that the money is being returned."""
         found = await storage.payment_to_change(work, command.order_id)
         return await _intent(work, Operation.REFUND, domain.to_refund(found))
@@ -108,12 +111,12 @@ class Refund:
         """Ask the provider."""
         return await self._provider.refund(intent.reference, intent.amount, key)
 
-    async def settle(self, command: RefundPayment, result: Approved | Declined, work: Work) -> Reply:
+    async def settle(self, command: RefundPayment, result: Approved | Declined, work: Work) -> Answer:
         """Record what was returned, or why nothing was."""
         return await _settled(work, command.order_id, Operation.REFUND, result, domain.refunded)
 
 
-async def _intent(work: Work, operation: Operation, decision: Decision) -> Payment | Reply:
+async def _intent(work: Work, operation: Operation, decision: Decision) -> Intent:
     """Write the decision down. The payment that is returned is what the provider is asked about."""
     match decision:
         case Ask(payment=payment):
@@ -132,7 +135,7 @@ async def _settled(
     operation: Operation,
     result: Approved | Declined,
     approve: Callable[[Payment, int], Payment],
-) -> Reply:
+) -> Answer:
     """Write the provider's answer down, and say it to who asked."""
     payment = await _payment(work, order_id)
     match result:

@@ -47,7 +47,25 @@ def application(
     `transactions` is where routes' `Transaction` begins; `state` becomes `request.app.state`. Nothing is opened and
     nothing is started here: that is the caller's, before the first request.
     """
-    api = _Api(
+    api = _bare(service, version)
+    api.include_router(probes(telemetry.metrics, readiness))
+    for router in routers:
+        api.include_router(router)
+    for name, value in {**(state or {}), "transactions": transactions}.items():
+        setattr(api.state, name, value)
+    return Application(api, Edge(Routes(api), telemetry, options or HttpOptions(), clock))
+
+
+def openapi(service: str, routers: Sequence[APIRouter], version: str = "0.1.0") -> dict[str, Any]:
+    """Return the OpenAPI document of a service with these routers, the one that it serves as `/openapi.json`."""
+    api = _bare(service, version)
+    for router in routers:
+        api.include_router(router)
+    return api.openapi()
+
+
+def _bare(service: str, version: str) -> FastAPI:
+    return _Api(
         title=service,
         version=version,
         responses=RESPONSES,
@@ -60,12 +78,6 @@ def application(
             "auto_configure": False,
         },
     )
-    api.include_router(probes(telemetry.metrics, readiness))
-    for router in routers:
-        api.include_router(router)
-    for name, value in {**(state or {}), "transactions": transactions}.items():
-        setattr(api.state, name, value)
-    return Application(api, Edge(Routes(api), telemetry, options or HttpOptions(), clock))
 
 
 class _Api(FastAPI):
