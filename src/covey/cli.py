@@ -145,6 +145,50 @@ def migrate(as_json: AsJson = False) -> None:
         _say(f"{service}: {', '.join(revisions) or 'nothing to do'}")
 
 
+@app.command(epilog="Example: covey export order --check")
+def export(
+    services: Annotated[list[str] | None, typer.Argument(metavar="SERVICE", help="Default: every service.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; 1 when a file differs from the code.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write each service's contracts from its code: openapi.json and asyncapi.json in its folder `contracts`.
+
+    A service is imported and composed with addresses where nobody listens, and does not run. Check in what is
+    written; --check tells where a file is not what the code says.
+    """
+    from covey.local.system import read_system
+    from covey.tools import export as exporting
+
+    system = read_system(_root())
+    for name in services or []:
+        if name not in system.services:
+            raise typer.BadParameter(f"{name!r} is no service of {system.name}: {', '.join(system.services)}")
+    exported = _run(exporting.export(system, services or system.services, os.environ))
+    if not check:
+        exporting.write(exported)
+    _say(exporting.as_json(exported) if as_json else exporting.table(exported, written=not check))
+    if check and any(one.difference for one in exported):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: covey contracts --json | jq -r '.[].consumer'")
+def contracts(as_json: AsJson = False) -> None:
+    """Hold what each service reads of the others, or asks of them, against their contracts; name who would break.
+
+    Reads the files that `covey export` writes, and no code. Exit status 1 when something would break.
+    """
+    from covey.local.system import read_system
+    from covey.tools.contracts import hold, read_contracts
+
+    held = hold(read_contracts(read_system(_root())))
+    if as_json:
+        _say(json.dumps([asdict(breach) for breach in held.breaches]))
+    else:
+        _say("\n".join(map(str, held.breaches)) or f"all {held.expectations} expectations are met")
+    if held.breaches:
+        raise typer.Exit(1)
+
+
 @dead.command("list", cls=_Command, epilog="Example: covey dead list payment --type payment.capture.v1 --json")
 def dead_list(
     service: ServiceName,

@@ -573,7 +573,7 @@ def test_a_wrong_system_file_has_a_status_of_its_own(covey: Covey, system_root: 
     assert "line 1: system.name: it is missing" in command.shown
 
 
-@pytest.mark.parametrize("command", ["", "up", "down", "status", "logs", "migrate"])
+@pytest.mark.parametrize("command", ["", "up", "down", "status", "logs", "migrate", "export", "contracts"])
 def test_help_imports_nothing_of_what_the_command_needs_and_gives_an_example(command: str, tmp_path: Path) -> None:
     """What a command needs is imported when it runs: help costs what typer costs, and nothing of ours."""
     bare = (

@@ -1,71 +1,38 @@
-"""Services share no code, so each declares the messages that it reads. What one sends, the other must understand."""
+"""The contracts of the shop: checked in as the code has them, valid, and enough for everybody who relies on them."""
 
 from __future__ import annotations
 
-import inspect
-from types import ModuleType
+import json
+import os
+from pathlib import Path
 
-import inventory_service.messages
-import order_service.messages
-import payment_service.messages
 import pytest
-from order_service.domain import Line, Money, OrderId, ProductId, UserId, Wanted
 
-from covey.ids import new_id
-from covey.message import Message
+from covey.local.system import read_system
+from covey.tools.contracts import hold, read_contracts
+from covey.tools.export import export, table
+from tests.tools.schemas import asyncapi_mistakes, openapi_mistakes
 
-ORDER, SAGA, MUG, USER = OrderId(new_id()), new_id(), ProductId(new_id()), UserId(new_id())
-PRICE = Money(1_250, "EUR")
-
-SENT_BY_ORDER: list[Message] = [
-    order_service.messages.ReserveStock(saga_id=SAGA, order_id=ORDER, lines=(Wanted(MUG, 2),)),
-    order_service.messages.ReleaseStock(saga_id=SAGA, order_id=ORDER),
-    order_service.messages.AuthorizePayment(saga_id=SAGA, order_id=ORDER, amount=PRICE, token="tok_ok"),
-    order_service.messages.CapturePayment(saga_id=SAGA, order_id=ORDER),
-    order_service.messages.VoidAuthorization(saga_id=SAGA, order_id=ORDER),
-    order_service.messages.OrderPlaced(
-        order_id=ORDER, user_id=USER, lines=(Line(MUG, 2, PRICE),), total=Money(2_500, "EUR")
-    ),
-    order_service.messages.OrderConfirmed(order_id=ORDER, user_id=USER, total=PRICE),
-]
-
-SENT_BY_INVENTORY: list[Message] = [
-    inventory_service.messages.ProductChanged(
-        product_id=inventory_service.domain.ProductId(MUG),
-        name="Mug",
-        price=inventory_service.domain.Money(1_250, "EUR"),
-        version=3,
-    ),
-]
+SYSTEM = read_system(Path(__file__).parents[2])
 
 
-def readers(message: Message, sender: ModuleType) -> list[type[Message]]:
-    """The models of other services for this type of message."""
-    others = {order_service.messages, inventory_service.messages, payment_service.messages} - {sender}
-    return [
-        model
-        for module in others
-        for _, model in inspect.getmembers(module, inspect.isclass)
-        if issubclass(model, Message) and model.message_type == message.message_type
-    ]
+async def test_they_are_what_the_code_says() -> None:
+    exported = await export(SYSTEM, SYSTEM.services, os.environ)
+
+    assert len(exported) == 2 * len(SYSTEM.services)
+    assert not any(one.difference for one in exported), table(exported, written=False)
 
 
-@pytest.mark.parametrize(
-    ("message", "sender"),
-    [(message, order_service.messages) for message in SENT_BY_ORDER]
-    + [(message, inventory_service.messages) for message in SENT_BY_INVENTORY],
-    ids=lambda value: value.message_type if isinstance(value, Message) else "",
-)
-def test_what_is_sent_is_understood_by_who_reads_it(message: Message, sender: ModuleType) -> None:
-    for model in readers(message, sender):
-        understood = model.model_validate_json(message.model_dump_json())
+def test_no_service_breaks_another() -> None:
+    held = hold(read_contracts(SYSTEM))
 
-        for name in model.model_fields:
-            assert str(getattr(understood, name)) == str(getattr(message, name)).replace("Wanted", "Line")
+    assert held.expectations >= 7
+    assert held.breaches == []
 
 
-def test_every_command_of_the_saga_has_somebody_who_carries_it_out() -> None:
-    commands = [message for message in SENT_BY_ORDER if message.key_field == "saga_id"]
+@pytest.mark.parametrize("service", SYSTEM.services)
+def test_they_are_valid(service: str) -> None:
+    folder = SYSTEM.folder(service) / "contracts"
 
-    assert len(commands) == 5
-    assert all(len(readers(command, order_service.messages)) == 1 for command in commands)
+    assert asyncapi_mistakes(json.loads((folder / "asyncapi.json").read_text())) == []
+    assert openapi_mistakes(json.loads((folder / "openapi.json").read_text())) == []
