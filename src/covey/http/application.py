@@ -53,7 +53,8 @@ def application(
         api.include_router(router)
     for name, value in {**(state or {}), "transactions": transactions}.items():
         setattr(api.state, name, value)
-    return Application(api, Edge(Routes(api), telemetry, options or HttpOptions(), clock))
+    options = options or HttpOptions()
+    return Application(api, Edge(Routes(api, short=options.direct), telemetry, options, clock))
 
 
 def openapi(service: str, routers: Sequence[APIRouter], version: str = "0.1.0") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from covey import context
 from covey.clock import Clock, SystemClock
 from covey.errors import DeadlineExceeded
 from covey.http import body, problems
+from covey.http.arguments import BODY, HEADERS
 from covey.http.exchange import Exchange, tell
 from covey.telemetry.telemetry import Telemetry
 
@@ -27,7 +28,8 @@ from covey.telemetry.telemetry import Telemetry
 class HttpOptions:
     """Limits on what a request may be. A body is held in memory while its request is handled.
 
-    `quiet` names the routes that are counted but, unless they fail, neither logged nor traced.
+    `quiet` names the routes that are counted but, unless they fail, neither logged nor traced. `direct` lets plain
+    routes go the short way (`direct.py`); without it FastAPI handles every request.
     """
 
     max_body_bytes: int = 1024 * 1024
@@ -35,6 +37,7 @@ class HttpOptions:
     max_json_values: int = 20_000
     body_timeout: timedelta = timedelta(seconds=20)
     quiet: frozenset[str] = frozenset({"/health", "/ready", "/metrics"})
+    direct: bool = True
 
 
 class Edge:
@@ -66,13 +69,14 @@ class Edge:
             await self._pass(scope, receive, send)
             return
         headers = dict(reversed(scope["headers"]))  # of several with one name the first, as for FastAPI
+        scope[HEADERS] = headers
         exchange = Exchange(scope, send, headers)
         self._active += 1
         try:
             with context.use(exchange.context):
                 try:
                     if b"content-length" in headers or b"transfer-encoding" in headers or scope["http_version"] == "2":
-                        receive = await self._with_body(headers, receive)
+                        receive = await self._with_body(scope, headers, receive)
                     if b"covey-timeout-ms" in headers:
                         await self._in_time(headers[b"covey-timeout-ms"], exchange, receive)
                     else:
@@ -91,7 +95,7 @@ class Edge:
         else:
             await self._app(scope, receive, send)
 
-    async def _with_body(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+    async def _with_body(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         options = self._options
         body.check_length(headers.get(b"content-length"), options.max_body_bytes)
         content = await body.read(receive, options.max_body_bytes, options.body_timeout.total_seconds())
@@ -100,6 +104,7 @@ class Edge:
             body.check_nesting(content, options.max_json_depth)
             body.check_values(content, options.max_json_values)
             body.check_surrogates(content)
+        scope[BODY] = content
         return body.replay(content, receive)
 
     async def _in_time(self, value: bytes, exchange: Exchange, receive: Receive) -> None:

@@ -58,6 +58,8 @@ class IdempotentRoute(APIRoute):
     Raises DefinitionError, when it is called, for an answer that is streamed: it could not be given again.
     """
 
+    direct_unless = b"idempotency-key"
+
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _claiming(endpoint), **options)
         if self.is_idempotent:
@@ -128,12 +130,14 @@ class _Attempt:
 def _claiming(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """Return the endpoint with the claim before it: behind every dependency, so that nobody unknown gets an answer."""
 
+    is_coroutine = iscoroutinefunction(endpoint)
+
     @wraps(endpoint)
     async def claimed(*args: Any, **values: Any) -> Any:
         attempt = _attempt.get()
         if attempt is not None:
             await attempt.begin()
-        if iscoroutinefunction(endpoint):
+        if is_coroutine:
             return await endpoint(*args, **values)
         return await run_in_threadpool(endpoint, *args, **values)
 

@@ -18,18 +18,28 @@ from fastapi.params import Form
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from covey.http import patience
+from covey.http.direct import direct
 
 UNMATCHED = "unmatched"
 """The one label under which all requests are counted that no route matches."""
 
 _TEMPLATE = "covey.route"
+_ANY_PATH = re.compile("")
 _NO_HANDLERS: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
 _NO_FILES = AsyncExitStack()
 """FastAPI asks for a stack on which uploaded files are closed; only routes that take a form touch theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """What is no route of FastAPI: whether it takes a request is its own to say, if the path fits `pattern`."""
+
+    pattern: re.Pattern[str]
+    original: BaseRoute
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +60,10 @@ class Routes:
     It takes the place of FastAPI's middleware: errors leave it as exceptions.
     """
 
-    def __init__(self, api: FastAPI) -> None:
+    def __init__(self, api: FastAPI, *, short: bool = True) -> None:
         self._api = api
-        self._table: list[_Route | BaseRoute] = []
+        self._short = short
+        self._table: list[_Route | _Other] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle the request. Raises HTTPException 404 and 405, the latter with every method that the path knows."""
@@ -75,20 +86,22 @@ class Routes:
         path, method = get_route_path(scope), scope["method"]
         others: list[_Route] = []
         for route in self._table or self._flatten():
-            if not isinstance(route, _Route):
-                if route.matches(scope)[0] is not Match.NONE:
+            if (found := route.pattern.match(path)) is None:
+                continue
+            if isinstance(route, _Other):
+                if route.original.matches(scope)[0] is not Match.NONE:
                     return None
-            elif (found := route.pattern.match(path)) is not None:
-                if method in route.methods:
-                    return _entered(scope, route, found)
+            elif method in route.methods:
+                return _entered(scope, route, found)
+            else:
                 others.append(route)
         if others:
             scope[_TEMPLATE] = others[0].template
             raise HTTPException(405, headers={"Allow": _allowed(others)})
         return None
 
-    def _flatten(self) -> list[_Route | BaseRoute]:
-        self._table = [_flat(found) for found in iter_route_contexts(self._api.routes)]
+    def _flatten(self) -> list[_Route | _Other]:
+        self._table = [_flat(found, self._short) for found in iter_route_contexts(self._api.routes)]
         return self._table
 
 
@@ -121,10 +134,10 @@ def _allowed(routes: Sequence[_Route]) -> str:
     return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
-def _flat(found: RouteContext) -> _Route | BaseRoute:
+def _flat(found: RouteContext, short: bool) -> _Route | _Other:
     original = found.original_route
     if not isinstance(original, APIRoute) or found.path_format is None or found.endpoint is None:
-        return original
+        return _Other(original.path_regex if type(original) is Route else _ANY_PATH, original)
     patience.limit(found.dependant)
     methods = frozenset(found.methods or ())
     return _Route(
@@ -132,7 +145,7 @@ def _flat(found: RouteContext) -> _Route | BaseRoute:
         pattern=found.path_regex,
         converters=found.param_convertors,
         methods=methods | {"HEAD"} if "GET" in methods else methods,
-        app=found.app,
+        app=direct(found) if short else found.app,
         original=original,
         endpoint=found.endpoint,
         takes_form=found.body_field is not None and isinstance(found.body_field.field_info, Form),

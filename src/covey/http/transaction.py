@@ -11,26 +11,33 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.types import Scope
 
 from covey.errors import DefinitionError
 from covey.work.unit_of_work import Transactions, Work
 
-_WORK = "covey.work"
+WORK = "covey.work"
+"""Where the scope of a request has its transaction."""
 
 
 async def begin(request: Request) -> AsyncIterator[Work]:
     """Begin the transaction of this request, from the `transactions` in the application's state."""
-    transactions: Transactions | None = request.app.state.transactions
-    if transactions is None:
-        raise DefinitionError("a route uses a Transaction, but its application was made without `transactions`")
-    async with transactions.begin() as work:
-        request.scope[_WORK] = work
+    async with transactions_of(request.scope).begin() as work:
+        request.scope[WORK] = work
         yield work
 
 
+def transactions_of(scope: Scope) -> Transactions:
+    """Return where the transaction of a request begins. Raises DefinitionError when its application has none."""
+    transactions: Transactions | None = scope["app"].state.transactions
+    if transactions is None:
+        raise DefinitionError("a route uses a Transaction, but its application was made without `transactions`")
+    return transactions
+
+
 def work_of(request: Request) -> Work:
-    """Return the transaction that `begin` has begun for this request."""
-    work: Work = request.scope[_WORK]
+    """Return the transaction that has begun for this request."""
+    work: Work = request.scope[WORK]
     return work
 
 

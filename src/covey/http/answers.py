@@ -1,0 +1,89 @@
+"""What becomes of an endpoint's result: the second half of FastAPI's `get_request_handler`, for a plain route."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from fastapi import Response
+from fastapi.datastructures import DefaultPlaceholder
+from fastapi.responses import JSONResponse
+from fastapi.routing import RouteContext, _extract_endpoint_context, serialize_response
+from fastapi.utils import is_body_allowed_for_status_code
+from pydantic import ValidationError
+from starlette.types import Scope
+
+from covey.http.arguments import validator
+
+
+def are_plain(found: RouteContext) -> bool:
+    """Tell whether `Answers` makes the answers of a route: FastAPI's default, JSON by pydantic."""
+    return isinstance(found.response_class, DefaultPlaceholder) and found.response_class.value is JSONResponse
+
+
+class Answers:
+    """Runs one endpoint and makes answers of its results."""
+
+    def __init__(self, found: RouteContext) -> None:
+        self._endpoint: Any = found.dependant.call
+        self._path = found.dependant.path
+        self._status: int = found.status_code or 200
+        self._parameter = found.dependant.response_param_name
+        self._field = found.response_field
+        self._options: dict[str, Any] = {
+            "include": found.response_model_include,
+            "exclude": found.response_model_exclude,
+            "by_alias": found.response_model_by_alias,
+            "exclude_unset": found.response_model_exclude_unset,
+            "exclude_defaults": found.response_model_exclude_defaults,
+            "exclude_none": found.response_model_exclude_none,
+        }
+        if self._field is not None:
+            self._validate = validator(self._field)
+            self._dump = partial(self._field._type_adapter.dump_json, **self._options)
+
+    async def of(self, scope: Scope, arguments: dict[str, Any]) -> Response:
+        """Run the endpoint and return its answer, ready to be sent.
+
+        Raises what the endpoint raises, and ResponseValidationError for a result that is not what the route promises.
+        """
+        given = None
+        if self._parameter is not None:
+            arguments[self._parameter] = given = _blank()
+        result = await self._endpoint(**arguments)
+        if isinstance(result, Response):
+            return result
+        status = (given.status_code if given is not None else None) or self._status
+        response = await self._made(result, status, scope)
+        if not is_body_allowed_for_status_code(status):
+            response.body = b""
+        if given is not None:
+            response.headers.raw.extend(given.headers.raw)
+        return response
+
+    async def _made(self, result: Any, status: int, scope: Scope) -> Response:
+        if self._field is None:
+            return JSONResponse(await serialize_response(response_content=result), status)
+        try:
+            content = self._dump(self._validate(result))
+        except ValidationError:
+            content = None
+        if content is None:
+            content = await self._refused(result, scope)
+        return Response(content, status, media_type="application/json")
+
+    async def _refused(self, result: Any, scope: Scope) -> Any:
+        """Have FastAPI say what is wrong with a result."""
+        described = _extract_endpoint_context(self._endpoint).copy()
+        described["path"] = f"{scope['method']} {scope.get('root_path', '').rstrip('/')}{self._path}"
+        return await serialize_response(
+            field=self._field, response_content=result, endpoint_ctx=described, dump_json=True, **self._options
+        )
+
+
+def _blank() -> Response:
+    """Return what an endpoint sets headers and a status on that asks for a `Response`."""
+    response = Response()
+    del response.headers["content-length"]
+    response.status_code = None  # type: ignore[assignment]  # none was set
+    return response
