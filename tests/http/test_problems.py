@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, field_validator
 
 from covey import errors
 from covey.http.application import Application
@@ -151,6 +151,19 @@ def test_every_error_of_the_tree_means_something_in_http() -> None:
     for kind in tree:
         status = problem_of(made(kind)).status
         assert (400 <= status < 500) == issubclass(kind, errors.Rejected), kind
+
+
+@pytest.mark.parametrize("query", ["filter=", "filter={", "filter=[]&limit=x"])
+async def test_a_parameter_that_should_be_json_is_not_taken_for_the_body(make: Make, query: str) -> None:
+    api = APIRouter()
+
+    @api.get("/")
+    async def search(filter: Json[int], limit: int = 1) -> int:
+        return filter
+
+    problem = is_problem(await ask(make(api), "GET", "/", query=query), 422, "invalid")
+
+    assert {found["in"] for found in problem["errors"]} == {"query"}
 
 
 async def test_who_is_not_known_is_told_how_to_be(make: Make) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from json import JSONDecodeError
 from math import ceil
 from typing import Any
 
@@ -137,8 +138,8 @@ def _invalid_request(error: RequestValidationError) -> Problem:
     found = _causes(error.errors())
     if isinstance(error.body, bytes) and any(one["loc"][0] == "body" for one in found):
         return _raised_status(_NOT_SENT_AS_JSON)
-    if any(one["type"] == "json_invalid" for one in found):
-        where = f"the body is no JSON: {found[0]['ctx']['error']}, at character {found[0]['loc'][-1]}"
+    if isinstance(error.__cause__, JSONDecodeError):
+        where = f"the body is no JSON: {error.__cause__.msg}, at character {error.__cause__.pos}"
         return problem_of(errors.Unreadable(where))
     status, slug, title = _MEANINGS[errors.Invalid]
     count = len(found)
