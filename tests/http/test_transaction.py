@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -14,46 +13,19 @@ from fastapi.responses import StreamingResponse
 from covey.database.pool import Database
 from covey.errors import Conflict, DatabaseUnavailable
 from covey.http.application import Application
+from covey.http.edge import HttpOptions
 from covey.http.transaction import Transaction
-from covey.testing.asgi import ask, scope_of
+from covey.testing.asgi import ask
 from covey.work.unit_of_work import Transactions
+from tests.http.transactions import FakeTransactions
 
 Make = Callable[..., Application]
 
 
-class FakeTransactions:
-    """Notes what happens, in order; its commit fails if told to."""
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.failure = failure
-        self.happened: list[str] = []
-
-    @asynccontextmanager
-    async def begin(self) -> AsyncIterator[FakeTransactions]:
-        self.happened.append("begin")
-        try:
-            yield self
-        except BaseException:
-            self.happened.append("rollback")
-            raise
-        if self.failure is not None:
-            raise self.failure
-        self.happened.append("commit")
-
-    async def answered(self, app: Application, path: str) -> int:
-        """Ask, with every message of the answer noted between the statements; return the status."""
-        status = 0
-
-        async def receive() -> Any:
-            await asyncio.Event().wait()
-
-        async def send(message: Any) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            self.happened.append(message["type"])
-
-        await app(scope_of("POST", path, {}), receive, send)
-        return status
+@pytest.fixture(params=[True, False], ids=["the short way", "through FastAPI"])
+def make(request: pytest.FixtureRequest, make: Make) -> Make:
+    """The function of all tests here, for either way that a request may take."""
+    return partial(make, options=HttpOptions(direct=request.param))
 
 
 async def audit(work: Transaction) -> str:
