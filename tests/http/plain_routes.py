@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import date, datetime
 from decimal import Decimal
@@ -73,6 +74,9 @@ class Shown(BaseModel):
         return self.item_id * 2
 
 
+SHARED: list[str] = []
+"""A default that every request would change, were it not copied."""
+
 PATHS: dict[str, Any] = {
     "str": str, "int": int, "float": float, "bool": bool, "uuid": UUID, "date": date, "datetime": datetime,
     "decimal": Decimal, "enum": Colour, "literal": Literal["a", "b"], "either": int | str,
@@ -111,6 +115,12 @@ async def query(
     nested: Json[int] | None = None,
 ) -> str:
     return repr((q, limit, colour, sort, since, exact, made, checked, nested))
+
+
+@api.get("/collected")
+async def collected(seen: Annotated[Any, Query(default_factory=lambda: SHARED)]) -> str:
+    seen.append("once")
+    return repr(seen)
 
 
 @api.get("/headers")
@@ -164,7 +174,9 @@ async def scalar(body: Annotated[int, Body(ge=0)]) -> int:
 
 @api.post("/read-again")
 async def read_again(item: Item, request: Request) -> str:
-    return repr((await request.body(), await request.json(), dict(request.query_params), request.path_params))
+    async with asyncio.timeout(5):
+        seen = (await request.is_disconnected(), await request.body(), await request.json())
+    return repr((item, *seen, dict(request.query_params), request.path_params, request.state._state))
 
 
 @api.post("/read-raw")

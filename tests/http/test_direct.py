@@ -110,6 +110,7 @@ async def answer_of_all(
         ("GET", "/query", "q=1", b""),
         ("GET", "/query", "q=&limit=5&colour=red&sort=down&from=2026-01-02&is-exact=1&checked=3&made=x&nested=5", b""),
         ("GET", "/query", "q=a&q=b&unknown=1", b""),
+        ("GET", "/collected", "", b""),
         ("GET", "/headers", "", b""),
         ("POST", "/items", "", ITEM),
         ("POST", "/items", "", b"\xef\xbb\xbf" + ITEM),

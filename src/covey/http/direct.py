@@ -75,9 +75,7 @@ class _Direct:
         if self._request is not None:
             arguments[self._request] = request = Request(scope, receive, send)
             if self._takes_body:
-                await (
-                    request.body()
-                )  # as when FastAPI has read it: the endpoint may ask for it, and for what comes after
+                await request.body()  # so that it is at hand, and `receive` beyond it, as when FastAPI has read it
         if self._work is None:
             response = await self._answers.of(scope, arguments)
         else:
