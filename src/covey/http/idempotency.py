@@ -58,7 +58,7 @@ class IdempotentRoute(APIRoute):
     Raises DefinitionError, when it is called, for an answer that is streamed: it could not be given again.
     """
 
-    direct_unless = b"idempotency-key"
+    direct_unless = b"idempotency-key"  # without it the handler is APIRoute's; see direct.py
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _claiming(endpoint), **options)
