@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -29,7 +29,9 @@ class Holder:
 
 
 @asynccontextmanager
-async def competing(url: str, name: str, running: list[str], fail: bool = False) -> AsyncIterator[Holder]:
+async def competing(
+    url: str, name: str, running: list[str], fail: bool = False, forget: bool = False
+) -> AsyncIterator[Holder]:
     async with Cable.to(url) as cable, Database.open(cable.url) as database:
 
         async def work() -> None:
@@ -38,6 +40,9 @@ async def competing(url: str, name: str, running: list[str], fail: bool = False)
             try:
                 if fail and holder.starts < 3:
                     raise ValueError("a defect")
+                if forget:
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.Event().wait()
                 await asyncio.Event().wait()
             finally:
                 running.remove(name)
@@ -104,6 +109,16 @@ async def test_of_one_that_stands_still_another_has_it_after_the_lease(database_
 async def test_that_fails_is_taken_up_again(database_url: str, running: list[str]) -> None:
     async with competing(database_url, "a", running, fail=True) as holder:
         await eventually(lambda: holder.starts == 3 and running == ["a"])
+
+
+async def test_that_forgets_a_cancellation_keeps_nobody_from_competing(database_url: str, running: list[str]) -> None:
+    """As `asyncio.wait_for` of Python 3.11 does now and then, deep in the client of a database or a broker."""
+    async with competing(database_url, "a", running, forget=True) as holder:
+        await eventually(lambda: running == ["a"])
+        holder.cable.cut()
+        await eventually(lambda: running == [])
+        holder.cable.mend()
+        await eventually(lambda: running == ["a"] and holder.starts == 2)
 
 
 async def test_whoever_comes_back_competes_again(database_url: str, running: list[str]) -> None:

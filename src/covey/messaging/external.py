@@ -26,6 +26,7 @@ from covey.errors import CoveyError, DependencyUnavailable
 from covey.message import Message
 from covey.messaging.answers import Answers
 from covey.messaging.delivery import Delivery
+from covey.messaging.ending import end
 from covey.messaging.failure import Failure, judge, leaked
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
@@ -121,9 +122,7 @@ class Calls:
 
     async def abandon(self) -> None:
         """Stop waiting for the calls under way; another process will repeat them with the same keys."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     async def _run(self, call: Call) -> None:
         context = call.delivery.context()

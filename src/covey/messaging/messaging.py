@@ -17,6 +17,7 @@ from covey.database.pool import Database
 from covey.errors import DefinitionError, Unavailable
 from covey.message import is_service, stream_of
 from covey.messaging.broker import Broker, Topic, name_of
+from covey.messaging.ending import end
 from covey.messaging.external import Calls
 from covey.messaging.ingest import Ingest
 from covey.messaging.observation import Observation
@@ -99,7 +100,7 @@ class Messaging:
             finally:
                 await self._drain(workers, drain)
                 await self._roles.leave()
-                roles.cancel()
+                await end([roles, *workers])
 
     def add_role(self, name: str, run: Role) -> None:
         """Have one replica of the service run this; before `running`. Two may for a moment believe that they do."""
@@ -145,8 +146,6 @@ class Messaging:
         await _finish(asyncio.wait([*workers, *(asyncio.create_task(i.drain()) for i in self._ingests)]), span)
         await _finish(self._calls.drain(), span)
         await self._calls.abandon()
-        for task in workers:
-            task.cancel()
 
 
 def subscriptions(router: Router, service: str) -> dict[str, list[Topic]]:

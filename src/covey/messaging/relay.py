@@ -27,6 +27,7 @@ from covey.database.pool import Connection, Database
 from covey.errors import CoveyError
 from covey.message import Envelope
 from covey.messaging.broker import Broker
+from covey.messaging.ending import end
 from covey.messaging.observation import Observation
 from covey.messaging.retention import OUTBOX_AGE
 
@@ -139,8 +140,7 @@ class Relay:
         try:
             yield
         finally:
-            vacuum.cancel()
-            await asyncio.gather(vacuum, return_exceptions=True)
+            await end([vacuum])
 
     async def _vacuum(self) -> None:
         while True:

@@ -19,6 +19,7 @@ import structlog
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
 from covey.errors import CoveyError
+from covey.messaging.ending import end
 from covey.messaging.options import LANES, OWNERS, ROLES
 
 BEAT_SECONDS = 0.25
@@ -128,9 +129,7 @@ class Roles:
 
     async def _stop_all(self) -> None:
         tasks, self._running = list(self._running.values()), {}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
 
 async def _awaited(run: Callable[[], Awaitable[None]]) -> None:

@@ -26,6 +26,7 @@ from covey.messaging.brokers.nats_connection import Connection, address_of, tran
 from covey.messaging.brokers.nats_publisher import BATCH_HEADER_BYTES, Outgoing, Publisher
 from covey.messaging.brokers.nats_reader import NatsReader
 from covey.messaging.cloud_events import to_headers
+from covey.messaging.ending import end
 
 _log = logging.getLogger(__name__)
 
@@ -136,8 +137,7 @@ class NatsBroker:
     async def close(self) -> None:
         """Close the connection; whatever waits for it raises BrokerUnavailable. Closing twice is harmless."""
         self._problem = "the broker is closed"
-        self._keeper.cancel()
-        await asyncio.wait([self._keeper])
+        await end([self._keeper])
 
     def _connected(self) -> Publisher:
         if self._publisher is None or self._publisher.connection.lost.is_set():
