@@ -59,8 +59,9 @@ def serve(app: ASGIApp, port: int) -> None:
 
 
 def serve_covey(port: int) -> None:
-    """Serve the same routes on covey: everything on, each span sent, each request logged."""
+    """Serve the same routes on covey as a service does: everything on, each span sent, each request logged."""
     from covey.http.application import application
+    from covey.http.head import BoundedHead
     from covey.telemetry.health import Readiness
     from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 
@@ -69,7 +70,9 @@ def serve_covey(port: int) -> None:
         readiness = Readiness()
         readiness.started()
         app = application("bench", [routes()], telemetry, readiness)
-        uvicorn.run(app, port=port, log_config=None, access_log=False, lifespan="off")
+        uvicorn.run(
+            app, port=port, http=BoundedHead, log_config=None, access_log=False, lifespan="off", server_header=False
+        )
 
 
 def main() -> None:
