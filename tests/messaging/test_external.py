@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from covey.errors import DependencyUnavailable
 from covey.ids import new_id
 from covey.message import Command, Envelope, Refused, Reply
 from covey.messaging.brokers.memory import MemoryBroker
+from covey.messaging.external import GRACE
 from covey.messaging.options import OWNERS, MessagingOptions
 from covey.messaging.router import Router
 from covey.testing.cable import Cable
@@ -371,6 +373,37 @@ class TestACrash:
             assert loop.time() - begun < 3  # the lease is 15 s; a second is promised, the machine may be busy
             assert second.calls == first.calls
             assert dying
+
+    @pytest.mark.parametrize("fails", [False, True])
+    async def test_of_the_database_while_it_is_made_is_outlived_by_what_came_of_it(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed, fails: bool
+    ) -> None:
+        """An answer, or the lack of one, that is lost costs the whole lease, and by then a saga may have given up."""
+        called, answers = asyncio.Event(), asyncio.Event()
+
+        async def answer(command: Charge, key: str) -> str:
+            called.set()
+            await answers.wait()
+            if fails and len(provider.calls) == 1:
+                raise DependencyUnavailable("no answer")
+            return key
+
+        provider = Provider(answer)
+        async with (
+            Cable.to(shop_url) as cable,
+            replica("shop", cable.url, memory_broker, [provider.router()], options=quick()) as shop,
+        ):
+            await feed.publish([charge("a", 1)])
+            await called.wait()
+            cable.cut()
+            answers.set()
+            await eventually(lambda: provider.under_way == 0)
+            cable.mend()
+            begun = time.monotonic()
+            await handled(shop, 1)
+
+            assert time.monotonic() - begun < GRACE.total_seconds()
+            assert len(provider.calls) == (2 if fails else 1)
 
     async def test_of_which_the_dead_wakes_up_late_writes_nothing(
         self, memory_broker: MemoryBroker, shop_url: str, feed: Feed

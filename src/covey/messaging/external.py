@@ -3,17 +3,19 @@
 Crash points. Before the intent commits: nothing was asked. After it: the key is held under this process's number;
 when the process is gone another gives the key back at once, and the call is repeated with the same key. After
 the answer, before the result commits: the same, and the outside recognizes the key. A process that was stopped
-and wakes up late finds that its token is no longer the hold's, and writes nothing (fencing).
+and wakes up late finds that its token is no longer the hold's, and writes nothing (fencing). A database that is gone
+when the answer comes has it as soon as it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
@@ -22,7 +24,7 @@ from covey.clock import Clock
 from covey.context import use
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
-from covey.errors import CoveyError, DependencyUnavailable
+from covey.errors import Contention, CoveyError, DatabaseUnavailable, DependencyUnavailable, PoolExhausted
 from covey.message import Message
 from covey.messaging.answers import Answers
 from covey.messaging.delivery import Delivery
@@ -33,13 +35,19 @@ from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import External, as_reply, is_command
 from covey.work.unit_of_work import Work, begin, commit, roll_back
 
+GRACE = timedelta(seconds=5)
+"""So long, beyond the time of the call, a key is held for who is to settle it."""
+
 SETTLING = 4
 """So many calls may record their answers at once: each has a connection of the pool, while it waits for its lane."""
 
 LONGEST_QUEUE_SECONDS = 5.0
+AGAIN_SECONDS = 0.1
 
 _RESUME = "SELECT covey.resume($1, $2, $3)"
 _PARK = "SELECT covey.park($1, $2, $3, $4, $5, NULL, NULL, $6)"
+
+T = TypeVar("T")
 
 log = structlog.get_logger("covey.messaging")
 
@@ -53,6 +61,11 @@ class Call:
     intent: Any
     token: UUID
     registration: External[Any]
+
+    @property
+    def lease(self) -> timedelta:
+        """Return for how long its key is held, from the intent on."""
+        return self.registration.timeout + GRACE
 
 
 class Calls:
@@ -125,20 +138,33 @@ class Calls:
         await end(self._tasks)
 
     async def _run(self, call: Call) -> None:
-        context = call.delivery.context()
+        context, until = call.delivery.context(), time.monotonic() + call.lease.total_seconds()
         with use(context):
             try:
                 with self._observation.calling(call.delivery, context):
                     result = await self._ask(call)
-                async with self._settling:
-                    await self._commit(call, result)
+                await self._written(until, lambda: self._commit(call, result))
             except asyncio.CancelledError as error:
-                await self._set_aside(call, leaked(error))
+                await self._set_aside(call, until, leaked(error))
             except SystemExit as error:
-                await self._set_aside(call, RuntimeError(f"it asked to end the process: {error}"))
+                await self._set_aside(call, until, RuntimeError(f"it asked to end the process: {error}"))
             except Exception as error:
-                await self._set_aside(call, error)
+                await self._set_aside(call, until, error)
             self._wake()
+
+    async def _written(self, until: float, write: Callable[[], Awaitable[T]]) -> T:
+        """Write until the database has taken it, or the lease is over: what it has not got costs the whole lease.
+
+        Writing twice is harmless: whoever has written holds the key no longer.
+        """
+        while True:
+            try:
+                async with self._settling:
+                    return await write()
+            except (DatabaseUnavailable, PoolExhausted, Contention):
+                if time.monotonic() >= until:
+                    raise
+            await asyncio.sleep(AGAIN_SECONDS * random.uniform(0.5, 1.5))
 
     async def _ask(self, call: Call) -> Any:
         key = str(call.delivery.command_id or call.delivery.envelope.id)
@@ -174,12 +200,11 @@ class Calls:
                 raise
         self._committed(work)
 
-    async def _set_aside(self, call: Call, reason: Exception) -> None:
+    async def _set_aside(self, call: Call, until: float, reason: Exception) -> None:
         """Let the key wait before the next attempt. When even that fails its lease runs out, which does the same."""
         failure = judge(call.delivery, reason, self._options)
         try:
-            async with self._settling:
-                ours = await self._park(call, failure)
+            ours = await self._written(until, lambda: self._park(call, failure))
         except CoveyError as error:
             log.warning("call_not_set_aside", message_type=call.delivery.envelope.type, error=str(error))
             return

@@ -390,10 +390,9 @@ class Turns:
             if is_command(registration):
                 self._answers.give(batch.work, delivery, intent)
             return True
-        token = new_id()
-        lease = registration.timeout + timedelta(seconds=5)
-        await self._hold(connection, batch, delivery, "working", lease, delivery.attempts, token, None)
-        batch.calls.append(Call(delivery, message, intent, token, registration))
+        call = Call(delivery, message, intent, new_id(), registration)
+        await self._hold(connection, batch, delivery, "working", call.lease, delivery.attempts, call.token, None)
+        batch.calls.append(call)
         return False
 
     def _patient(self, delivery: Delivery) -> bool:
