@@ -132,6 +132,27 @@ def logs(
         raise typer.Exit from None
 
 
+@app.command(epilog="Example: covey demo, or in a script: covey demo --exit")
+def demo(
+    by_itself: Annotated[bool, typer.Option("--exit", help="Run through without a key and end; as EXIT=1.")] = False,
+) -> None:
+    """See the system at work, and break it: runs the module that `covey.toml` names as its demo.
+
+    On a terminal it waits for a key before each act. By itself, its exit status is 0 only if all was as it should be.
+    """
+    from covey.local.system import FILE, read_system
+
+    system = read_system(_root())
+    if system.demo is None:
+        raise CoveyError(
+            f"{system.name} has no demo. To give it one, write a module that shows it, beside {FILE}, and name it there:"
+            '\n\n  [demo]\n  module = "demo"    # `python -m demo`'
+        )
+    os.chdir(system.root)
+    command = [sys.executable, "-m", system.demo.module]
+    os.execve(sys.executable, command, {**os.environ, "EXIT": "1"} if by_itself else dict(os.environ))
+
+
 @app.command(epilog="Example: covey migrate --json")
 def migrate(as_json: AsJson = False) -> None:
     """Bring every database to the newest revisions, whether the system is up or not."""

@@ -144,6 +144,30 @@ def test_status_and_logs_from_another_terminal_and_down(covey: Covey) -> None:
     assert covey("down").ends() == 0
 
 
+DEMO = "import os, sys\nprint(os.getcwd(), sys.argv[1:], os.environ.get('EXIT'))\nsys.exit(7)\n"
+
+
+def test_demo_runs_the_module_that_the_system_names_in_the_systems_folder(covey: Covey, system_root: Path) -> None:
+    file = system_root / "covey.toml"
+    file.write_text(f'{file.read_text()}[demo]\nmodule = "show.all"\n')
+    (system_root / "show").mkdir()
+    (system_root / "show" / "all.py").write_text(DEMO)
+
+    with_keys, by_itself = covey("demo"), covey("demo", "--exit")
+
+    assert (with_keys.ends(), by_itself.ends()) == (7, 7)
+    assert with_keys.shown == f"{system_root} [] None\n"
+    assert by_itself.shown == f"{system_root} [] 1\n"
+
+
+def test_a_system_without_a_demo_says_so_and_how_to_give_it_one(covey: Covey) -> None:
+    demo = covey("demo")
+
+    assert demo.ends() == 1
+    assert re.match(r"covey: test-\w+ has no demo\. To give it one, .*covey\.toml", demo.shown)
+    assert '[demo]\n  module = "demo"' in demo.shown
+
+
 def test_a_second_up_says_at_once_that_it_is_up_already_and_where(covey: Covey, system_root: Path) -> None:
     covey("up").shows("covey down")
 

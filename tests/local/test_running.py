@@ -99,6 +99,42 @@ async def test_a_service_that_is_killed_is_started_again_at_its_address(
         assert (await told(system.url("alpha")))["PORT"] == system.url("alpha").rpartition(":")[2]
 
 
+async def test_what_is_held_stays_dead_until_it_is_released(system_root: Path, given: Mapping[str, str]) -> None:
+    async with up(system_root, UpOptions(environment=given)) as system:
+        alpha = system.units["alpha"]
+        alpha.hold()
+
+        await alpha.kill()
+        status = read_status(system.state)
+        assert status is not None
+        (held,) = (unit for unit in status.units if unit.name == "alpha")
+        assert (held.state, held.pid) == ("held", None)
+        assert held.detail == "killed by SIGKILL; it stays down until it is released"
+        alpha.release()
+        await alpha.up()
+
+        assert alpha.restarts == 1
+
+
+async def test_a_service_is_scaled_up_and_down_while_it_runs(system_root: Path, given: Mapping[str, str]) -> None:
+    async with up(system_root, UpOptions(environment=given)) as system:
+        before = system.units["alpha"].pid
+
+        await system.scale("alpha", 3)
+        third = await told(system.url("alpha-3"))
+        await system.scale("alpha", 2)
+
+        assert (third["COVEY_REPLICA"], third["DATABASE_URL"]) == ("3", system.database_url("alpha"))
+        assert [unit.name for unit in system.replicas("alpha")] == ["alpha", "alpha-2"]
+        assert system.units["alpha"].pid == before
+        assert len({system.url(name) for name in ("alpha", "alpha-2", "beta", "helper")}) == 4
+        assert log_of(system.state, "alpha-3").read_text().endswith("drained\n")
+        assert "alpha-3" not in {record.name for record in read_records(records_of(system.state))}
+        status = read_status(system.state)
+        assert status is not None
+        assert [unit.name for unit in status.units] == ["helper", "alpha", "beta", "alpha-2"]
+
+
 @pytest.mark.parametrize("engine", ["postgres", "nats", "valkey"])
 async def test_an_engine_that_is_killed_comes_back_at_its_address(system_root: Path, engine: str) -> None:
     async with up(system_root, UpOptions()) as system:

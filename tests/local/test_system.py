@@ -82,6 +82,26 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
             id="a reserved name",
         ),
         pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[demo]\nmodule = "shop/tour.py"\n',
+            r"line 5: demo\.module: it must be the name of a module as `python -m` takes it",
+            id="a demo that is no module",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[demo]\nmodule = "shop.tour"\n',
+            r"line 5: demo\.module: `python -m shop\.tour` would find nothing: there is neither .*shop/tour\.py nor",
+            id="a demo that is not there",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[demo]\n',
+            r"line 4: demo\.module: it is missing",
+            id="a demo without a module",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[demo]\nmodul = "shop.tour"\n',
+            r"line 5: demo\.modul: there is no such key, did you mean 'module'\?",
+            id="a demo with a misspelt key",
+        ),
+        pytest.param(
             '[system]\nname = "a"\n[services.alpha]\n[services.alpha-2]\n',
             "'alpha-2' ends as the name of a replica does: choose another",
             id="a name that a replica has",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +18,7 @@ from covey.local.backing import Addresses, Backing, start_backing
 from covey.local.databases import make_databases, migrate_databases
 from covey.local.engines.embedded import EngineOptions
 from covey.local.engines.engine import STOP_SECONDS
-from covey.local.plan import Adjust, Plan, environment_file, members_of, write_environment
+from covey.local.plan import Adjust, Member, Plan, environment_file, members_of, write_environment
 from covey.local.state import StateFolder, StateLost, open_state
 from covey.local.status import write_status
 from covey.local.system import System, read_system
@@ -108,6 +109,25 @@ class RunningSystem:
         await asyncio.gather(*(unit.restart(_DRAIN_SECONDS) for unit in units))
         await asyncio.gather(*(unit.up() for unit in units))
 
+    async def scale(self, service: str, count: int) -> None:
+        """Run so many replicas of a service; return when new ones are up, and those that are too many have stopped.
+
+        The last ones go first, and drain. Raises StartFailed.
+        """
+        surplus = self.replicas(service)[count:]
+        await asyncio.gather(*(unit.stop(_DRAIN_SECONDS) for unit in surplus))
+        for unit in surplus:
+            del self.units[unit.name]
+        ports = {member.name: member.port for member in self._plan.members}
+        counts = {**Counter(member.entry for member in self._plan.members), service: count}
+        members = members_of(self.system, counts, lambda name: ports.get(name) or self._folder.port(name))
+        self._plan = replace(self._plan, members=members)
+        for member in members:
+            if member.entry == service and member.name not in self.units:
+                (await self._made(member)).start()
+        await asyncio.gather(*(unit.up() for unit in self.replicas(service)))
+        self._write_status()
+
     async def migrate(self) -> dict[str, list[str]]:
         """Bring every database to the newest revisions; return what was applied, by service."""
         return await migrate_databases(self.system, self._plan.database_urls)
@@ -120,11 +140,10 @@ class RunningSystem:
     async def start(self) -> None:
         """Start every member that is not left out and return when all are up. Raises StartFailed."""
         for member in self._plan.members:
-            told = await self._options.adjust(member.name, self._plan.told(member))
-            if member.entry in self.system.services and member.replica == 1:
-                write_environment(self._folder.path, member.entry, told)
             if member.entry not in self._options.without:
-                self._add(member.name, Unit(self._folder, member.name, self._plan.program(member, told), self._changed))
+                await self._made(member)
+            elif member.replica == 1:
+                write_environment(self._folder.path, member.entry, await self.told(member.entry))
         for unit in self._own_units():
             unit.start()
         await asyncio.gather(*(unit.up() for unit in self.units.values()))
@@ -147,6 +166,12 @@ class RunningSystem:
             self._folder.check()
             for name in self.system.services:
                 environment_file(self._folder.path, name).unlink(missing_ok=True)
+
+    async def _made(self, member: Member) -> Unit:
+        told = await self._options.adjust(member.name, self._plan.told(member))
+        if member.entry in self.system.services and member.replica == 1:
+            write_environment(self._folder.path, member.entry, told)
+        return self._add(member.name, Unit(self._folder, member.name, self._plan.program(member, told), self._changed))
 
     def _add(self, name: str, unit: Unit) -> Unit:
         self.units[name] = unit

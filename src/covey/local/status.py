@@ -14,14 +14,14 @@ from covey.local.launcher import write_atomically
 from covey.local.processes import read_records
 from covey.local.program import HttpService, OtherProcess, Program, unanswered
 from covey.local.state import killed_supervisor_of, records_of, supervisor_of
-from covey.local.unit import Starting, Stopped, Unit, UnitState, Up, Waiting
+from covey.local.unit import Held, Starting, Stopped, Unit, UnitState, Up, Waiting
 
 _FILE = "status.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitStatus:
-    """One process. `url` is without a password; `state` is up, not ready, starting, waiting or stopped, and why."""
+    """One process. `url` is without a password; `state` is up, not ready, starting, waiting, held or stopped, and why."""
 
     name: str
     kind: Literal["engine", "process", "service"]
@@ -119,6 +119,8 @@ def describe(state: UnitState) -> tuple[str, str]:
             return "stopped", ""
         case Waiting(reason, failures, pause_seconds):
             return "waiting", f"{reason}; attempt {failures + 1} in {pause_seconds:.1f} s"
+        case Held(reason):
+            return "held", f"{reason}; it stays down until it is released"
         case _:
             assert_never(state)
 

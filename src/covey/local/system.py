@@ -15,6 +15,9 @@
     [engines.nats]
     sync_interval = "always"            # what JetStream acknowledges is on the disk
 
+    [demo]
+    module = "shop.tour"                # what `covey demo` runs, in the folder of this file
+
 In a value of `env`, `{processes.sandbox-provider.url}` and `{services.order.url}` stand for addresses.
 """
 
@@ -42,11 +45,13 @@ _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _SPAN = r"^(always|[0-9]+(ms|s|m))$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _NO_ZERO = r"^[^\x00]*$"
+_MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 _IN_WORDS = {
     _NAME: "it must begin with a letter and have only lower-case letters, digits and single hyphens",
     _SPAN: "it must be always, or a span such as 500ms, 10s, 2m",
     _VARIABLE: "a variable's name has letters, digits and underscores, and does not begin with a digit",
     _NO_ZERO: "no variable can hold a zero byte",
+    _MODULE: "it must be the name of a module as `python -m` takes it, such as shop.tour",
 }
 
 Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=40)]
@@ -92,6 +97,12 @@ class _Engines(_Entry):
     nats: NatsEntry = NatsEntry()
 
 
+class DemoEntry(_Entry):
+    """What shows the system off. `module` is run as `python -m`, in the folder of the system file."""
+
+    module: Annotated[str, StringConstraints(pattern=_MODULE)]
+
+
 class System(_Entry):
     """A whole system file. `root` is the folder in which it stands."""
 
@@ -100,6 +111,7 @@ class System(_Entry):
     services: dict[Name, ServiceEntry]
     processes: dict[Name, ProcessEntry] = {}
     engines: _Engines = _Engines()
+    demo: DemoEntry | None = None
 
     @property
     def name(self) -> str:
@@ -187,6 +199,8 @@ def _model_at(table: tuple[str, ...]) -> type[BaseModel]:
             return _Engines
         case ("system",):
             return _System
+        case ("demo",):
+            return DemoEntry
         case _:
             return System
 
@@ -209,6 +223,8 @@ def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
         for variable, value in environment.items():
             if problem := _wrong_reference(system, value):
                 yield (part, name, "env", variable), f"{part}.{name}.env.{variable}: {problem}"
+    if system.demo is not None and (problem := _no_demo(system.root, system.demo.module)):
+        yield ("demo", "module"), f"demo.module: {problem}"
 
 
 def _not_to_be_run(system: System, service: str) -> str:
@@ -217,6 +233,13 @@ def _not_to_be_run(system: System, service: str) -> str:
         f"services.{service}: there is no __main__.py in {system.folder(service) / module}, and `python -m {module}`"
         f" runs it: two lines do, `from {module}.main import service` and `service.run()`"
     )
+
+
+def _no_demo(root: Path, module: str) -> str | None:
+    file = root.joinpath(*module.split("."))
+    if file.with_suffix(".py").is_file() or (file / "__main__.py").is_file():
+        return None
+    return f"`python -m {module}` would find nothing: there is neither {file}.py nor {file / '__main__.py'}"
 
 
 def _no_command(written: str) -> str | None:

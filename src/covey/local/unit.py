@@ -54,7 +54,14 @@ class Waiting:
     pause_seconds: float
 
 
-UnitState = Stopped | Starting | Up | Waiting
+@dataclass(frozen=True)
+class Held:
+    """It died while it was held, and is started again when it is released."""
+
+    reason: str
+
+
+UnitState = Stopped | Starting | Up | Waiting | Held
 
 
 class StartFailed(Unavailable):
@@ -75,6 +82,8 @@ class Unit:
         self._task: asyncio.Task[None] | None = None
         self._process: Process | None = None
         self._changing = asyncio.Lock()
+        self._released = asyncio.Event()
+        self._released.set()
         self._hurried = False
 
     @property
@@ -109,6 +118,14 @@ class Unit:
             process.kill()
             while isinstance(self.state, (Starting, Up)) and self.state.pid == process.pid:
                 await self._changed.wait()
+
+    def hold(self) -> None:
+        """From now on leave it dead when it dies, until `release`: so that its absence can be seen."""
+        self._released.clear()
+
+    def release(self) -> None:
+        """Keep it running again; what has died meanwhile is started at once. Safe to call when it is not held."""
+        self._released.set()
 
     def signal(self, number: Signals) -> None:
         """Send a signal to its process."""
@@ -152,6 +169,9 @@ class Unit:
             lasted = asyncio.get_running_loop().time() - began
             failures = 1 if lasted > _HEALTHY_SECONDS and isinstance(self.state, Up) else failures + 1
             pause = _pause(failures)
+            if not self._released.is_set():
+                self._become(Held(reason))
+                await self._released.wait()
             self._become(Waiting(reason, failures, pause))
             await asyncio.sleep(pause)
             self.restarts += 1
