@@ -73,6 +73,13 @@ class ShopClient:
         """Let so many pieces of a product arrive."""
         await self.post("inventory", f"/products/{product_id}/deliveries", {"quantity": quantity})
 
+    async def reprice(self, product_id: UUID, amount: int) -> None:
+        """Sell a product at another price, in minor units, from now on."""
+        product = await self.get("inventory", f"/products/{product_id}")
+        price = {"amount": amount, "currency": product["price"]["currency"]}
+        body = {"name": product["name"], "price": price, "version": product["version"]}
+        await self._asked(self._http.put(f"{self._urls['inventory']}/api/v1/products/{product_id}", json=body))
+
     async def place(self, order: Mapping[str, Any], key: str | None = None) -> Placed:
         """Place an order. Under the same key again it is the same order. Raises Unexpected when it is not accepted."""
         began = time.perf_counter()

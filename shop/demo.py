@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
 import sys
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -18,22 +16,18 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from covey.errors import CoveyError
-from covey.local.running import RunningSystem, UpOptions, running_system
-from covey.local.unit import Up
+from covey.local.running import RunningSystem
 from covey.local.up import covey
 from shop.auditor import audit
-from shop.books import SERVICES, Sources
 from shop.client import ShopClient, order_of
 from shop.drill import Drill
 from shop.scenarios import SCENARIOS, Scenario
 from shop.seed import PIECES, known_to_order, seed
+from shop.showing import conclude, exit_is_asked_for, run_until_signal, shown_shop, sources_of, unfinished_status
 from shop.terminal import Terminal
 from shop.timeline import Moment, timeline
 
 T = TypeVar("T")
-
-ROOT = Path(__file__).parent.parent
-PROVIDER = "sandbox-provider"
 
 _SERVICE_STYLES = {"order": "cyan", "inventory": "magenta", "payment": "blue", "provider": "bold"}
 
@@ -146,66 +140,24 @@ class Demo:
             self.failures.append(text)
 
 
-def sources_of(system: RunningSystem) -> Sources:
-    """Return the books of a running shop."""
-    databases = {service: system.database_url(service) for service in SERVICES}
-    return Sources(databases=databases, provider=system.url(PROVIDER))
-
-
 async def run(terminal: Terminal, *, stay: bool, state: Path | None = None) -> int:
     """Bring the shop up, run the demo, and stay up if asked to; return the exit status."""
     began = time.perf_counter()
-    terminal.say(terminal.styled("covey: a shop of three services, and a payment provider that misbehaves", "bold"))
+    terminal.say(terminal.styled("covey: a shop, and a payment provider that misbehaves", "bold"))
     terminal.heading("System")
-    terminal.meanwhile("starting PostgreSQL, NATS and Valkey, then the services")
-    async with running_system(ROOT, UpOptions(state=state, announce=_announcing(terminal))) as system:
-        terminal.result(f"{', '.join(system.units)} are up after {time.perf_counter() - began:.1f} s", good=True)
-        async with ShopClient.open({service: system.url(service) for service in SERVICES}) as client:
-            demo = Demo(system, client, terminal)
-            await demo.run()
-        _conclude(terminal, demo.failures, time.perf_counter() - began)
+    async with shown_shop(terminal, state) as (system, client):
+        demo = Demo(system, client, terminal)
+        await demo.run()
+        conclude(terminal, demo.failures, time.perf_counter() - began)
         if stay:
             _invite(terminal, system)
             await asyncio.Event().wait()
     return 1 if demo.failures else 0
 
 
-def _announcing(terminal: Terminal) -> Any:
-    def announce(unit: Any) -> None:
-        if isinstance(unit.state, Up) and not unit.restarts:
-            terminal.meanwhile(f"{unit.name} is up")
-
-    return announce
-
-
-def _conclude(terminal: Terminal, failures: Sequence[str], seconds: float) -> None:
-    if failures:
-        what = (
-            "1 thing is not as it should be"
-            if len(failures) == 1
-            else f"{len(failures)} things are not as they should be"
-        )
-        verdict = terminal.styled(what, "red")
-    else:
-        verdict = terminal.styled("Everything is as it should be", "green")
-    terminal.say(f"\n{verdict}, after {seconds:.0f} s.")
-
-
 def _invite(terminal: Terminal, system: RunningSystem) -> None:
     terminal.say(f"The shop stays up; Ctrl-C stops it. In another terminal: {covey()} status, {covey()} logs -f, and")
     terminal.say(f"  curl {system.url('inventory')}/api/v1/products")
-
-
-async def _until_signal(terminal: Terminal, *, stay: bool, state: Path | None) -> int:
-    """Run until the end, or until SIGINT or SIGTERM; the shop is stopped in order either way."""
-    running = asyncio.create_task(run(terminal, stay=stay, state=state))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    try:
-        return await running
-    except asyncio.CancelledError:
-        terminal.say("stopped")
-        return 0
 
 
 def main() -> int:
@@ -214,16 +166,14 @@ def main() -> int:
     parser.add_argument(
         "--exit",
         action="store_true",
-        default=os.environ.get("EXIT", "0") not in ("", "0"),
+        default=exit_is_asked_for(),
         help="end after the audit, with status 0 only if all was well; the same as EXIT=1",
     )
     parser.add_argument("--state", type=Path, help="the state folder of the system, by default .covey")
     arguments = parser.parse_args()
-    try:
-        return asyncio.run(_until_signal(Terminal(), stay=not arguments.exit, state=arguments.state))
-    except* CoveyError as group:
-        sys.stderr.write("".join(f"{error}\n" for error in group.exceptions))
-    return 1
+    terminal = Terminal()
+    work = run(terminal, stay=not arguments.exit, state=arguments.state)
+    return run_until_signal(terminal, work, unfinished=unfinished_status(by_itself=arguments.exit))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""What the demo writes: plain lines, in colours on a terminal, with one line at the bottom that says what goes on."""
+"""What the demo and the tour write: plain lines, in colours on a terminal, and at the bottom what goes on just now."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+import time
 from typing import TextIO
+
+_PLAIN_PAUSE_SECONDS = 1.0
 
 _CODES = {
     "bold": "1",
@@ -24,9 +27,16 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._moving = self._stream.isatty()
+        self._moving = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._coloured = self._moving and "NO_COLOR" not in os.environ
-        self._dirty = False
+        self._dirty = 0
+        self._progress = ""
+        self._progress_at = -_PLAIN_PAUSE_SECONDS
+
+    @property
+    def columns(self) -> int:
+        """Return how wide a line may be."""
+        return shutil.get_terminal_size().columns - 1 if self._moving else 120
 
     def say(self, text: str = "") -> None:
         """Write a line."""
@@ -41,19 +51,37 @@ class Terminal:
         """Say that something is as it should be, or not."""
         self.say(f"  {self.styled('✓', 'green') if good else self.styled('✗', 'red')} {text}")
 
-    def meanwhile(self, text: str) -> None:
-        """Show what goes on, until something else is written. Nothing at all when this is no terminal."""
+    def meanwhile(self, text: str, prompt: str = "") -> None:
+        """Show what goes on, and below what a key would do, until something else is written.
+
+        Nothing at all when this is no terminal.
+        """
         if self._moving:
-            width = shutil.get_terminal_size().columns
-            self._stream.write(self._cleared() + self.styled(f"  … {text}"[: width - 1], "dim"))
+            lines = [self.styled(f"  … {text}"[: self.columns], "dim")]
+            lines += [self.styled(f"  {prompt}"[: self.columns], "bold")] if prompt else []
+            self._stream.write(self._cleared() + "\n".join(lines))
             self._stream.flush()
-            self._dirty = True
+            self._dirty = len(lines)
+
+    def progress(self, text: str) -> None:
+        """Show how far it has come: as `meanwhile`, and elsewhere as a line, when it has changed, each second at most."""
+        now = time.monotonic()
+        if self._moving:
+            self.meanwhile(text)
+        elif text != self._progress and now - self._progress_at >= _PLAIN_PAUSE_SECONDS:
+            self._progress, self._progress_at = text, now
+            self.say(f"  … {text}")
+
+    def quote(self, text: str) -> None:
+        """Show what another command would print, each line cut to the width."""
+        for line in text.splitlines():
+            self.say(self.styled(f"    {line}"[: self.columns], "dim"))
 
     def styled(self, text: str, style: str) -> str:
         """Return the text in a style, if this terminal shows any."""
         return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self._coloured else text
 
     def _cleared(self) -> str:
-        clear = "\r\x1b[K" if self._dirty else ""
-        self._dirty = False
+        clear = ("", "\r\x1b[K", "\r\x1b[A\x1b[J")[self._dirty]
+        self._dirty = 0
         return clear

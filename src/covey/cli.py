@@ -145,8 +145,8 @@ def demo(
     system = read_system(_root())
     if system.demo is None:
         raise CoveyError(
-            f"{system.name} has no demo. To give it one, write a module that shows it, beside {FILE}, and name it there:"
-            '\n\n  [demo]\n  module = "demo"    # `python -m demo`'
+            f"{system.name} has no demo. To give it one, write a module that shows it, and name it in {FILE}:"
+            '\n\n  [demo]\n  module = "demo"    # demo.py beside this file'
         )
     os.chdir(system.root)
     command = [sys.executable, "-m", system.demo.module]

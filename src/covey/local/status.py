@@ -21,7 +21,10 @@ _FILE = "status.json"
 
 @dataclass(frozen=True, kw_only=True)
 class UnitStatus:
-    """One process. `url` is without a password; `state` is up, not ready, starting, waiting, held or stopped, and why."""
+    """One process. `url` is without a password; `state` is up, not ready, starting, waiting, held or stopped.
+
+    `detail` says why.
+    """
 
     name: str
     kind: Literal["engine", "process", "service"]

@@ -1,0 +1,104 @@
+"""The acts in which something dies: a service, the database, the broker, one of two replicas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from covey.errors import DependencyUnavailable
+from covey.local.unit import Unit
+from covey.local.up import covey
+from shop.client import Unexpected
+from shop.tour.stage import Stage
+
+_ORDERS = 8
+
+
+async def payment_dies(stage: Stage) -> None:
+    """Kill payment, order while it is dead, start it."""
+    payment = stage.system.units["payment"]
+    async with stage.holding(payment):
+        stage.suggest(f"kill -9 {payment.pid}", f"{covey()} status", f"{covey()} logs payment -f")
+        await stage.turn("kill payment", _dead(payment), first=True)
+        await stage.fall(payment)
+        began = time.perf_counter()
+        orders = await stage.place(_ORDERS)
+        stage.check(f"{len(orders)} orders are accepted while payment is dead")
+        await _backlog(stage, "payment", len(orders))
+        await stage.turn("start payment")
+    await stage.rise(payment)
+    await stage.confirmed(orders, away=time.perf_counter() - began)
+
+
+async def postgres_dies(stage: Stage) -> None:
+    """Kill PostgreSQL with orders under way, try to order without it, let it come back."""
+    postgres = stage.system.units["postgres"]
+    async with stage.holding(postgres):
+        stage.suggest(f"kill -9 {postgres.pid}", f"{covey()} logs postgres -f")
+        await stage.turn("place orders, and kill PostgreSQL under them", _dead(postgres), first=True)
+        orders = await stage.place(_ORDERS, "tok_slow") if postgres.pid is not None else []
+        began = time.perf_counter()
+        await stage.fall(postgres)
+        refusal = await _refusal(stage)
+        stage.check(f"an order placed now is refused, not lost: {refusal}", good=refusal != "accepted")
+    await stage.rise(postgres)
+    await stage.confirmed(orders or await stage.place(_ORDERS), away=time.perf_counter() - began)
+
+
+async def nats_dies(stage: Stage) -> None:
+    """Kill the broker, order without it, start it."""
+    nats = stage.system.units["nats"]
+    async with stage.holding(nats):
+        stage.suggest(f"kill -9 {nats.pid}", f"{covey()} logs order -f")
+        await stage.turn("kill NATS", _dead(nats), first=True)
+        await stage.fall(nats)
+        began = time.perf_counter()
+        orders = await stage.place(_ORDERS)
+        stage.check(f"{len(orders)} orders are accepted without a broker")
+        await _backlog(stage, "inventory", len(orders))
+        await stage.turn("start NATS")
+    await stage.rise(nats)
+    await stage.confirmed(orders, away=time.perf_counter() - began)
+
+
+async def a_replica_dies(stage: Stage) -> None:
+    """Run payment twice, and kill the first of the two for good, with orders under way."""
+    await stage.turn("start a second payment", first=True)
+    await stage.system.scale("payment", 2)
+    first, second = stage.system.replicas("payment")
+    stage.check(f"{first.name} is pid {first.pid}, {second.name} is pid {second.pid}")
+    async with stage.holding(first, second):
+        stage.suggest(f"kill -9 {first.pid}", f"{covey()} status")
+        await stage.turn(f"place orders, and kill {first.name} under them", _dead(first, second))
+        orders = await stage.place(_ORDERS, "tok_slow")
+        began = time.perf_counter()
+        victim = next((unit for unit in (first, second) if unit.pid is None), first)
+        await stage.fall(victim)
+        await stage.confirmed(orders, away=time.perf_counter() - began)
+        stage.check(f"{victim.name} is still dead: the other did all of it", good=victim.pid is None)
+    await stage.rise(victim)
+
+
+async def _backlog(stage: Stage, service: str, count: int) -> None:
+    async def waits() -> bool:
+        return (await stage.pulse()).waiting.get(service, 0) >= count
+
+    await stage.watch(waits, f"no {count} messages wait for {service}", within=10)
+    stage.check(f"{(await stage.pulse()).waiting[service]} messages wait for {service}")
+
+
+async def _refusal(stage: Stage) -> str:
+    try:
+        await stage.place(1)
+    except Unexpected as error:
+        return str(error.status)
+    except DependencyUnavailable:
+        return "no answer"
+    return "accepted"
+
+
+def _dead(*units: Unit) -> Callable[[], Awaitable[bool]]:
+    async def dead() -> bool:
+        return any(unit.pid is None for unit in units)
+
+    return dead
