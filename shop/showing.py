@@ -33,10 +33,16 @@ async def shown_shop(terminal: Terminal, state: Path | None = None) -> AsyncIter
         if isinstance(unit.state, Up) and not unit.restarts:
             terminal.meanwhile(f"{unit.name} is up")
 
-    async with running_system(ROOT, UpOptions(state=state, announce=announce)) as system:
-        terminal.result(f"{', '.join(system.units)} are up after {time.perf_counter() - began:.1f} s", good=True)
-        async with ShopClient.open({service: system.url(service) for service in SERVICES}) as client:
-            yield system, client
+    try:
+        async with running_system(ROOT, UpOptions(state=state, announce=announce)) as system:
+            terminal.result(f"{', '.join(system.units)} are up after {time.perf_counter() - began:.1f} s", good=True)
+            async with ShopClient.open({service: system.url(service) for service in SERVICES}) as client:
+                try:
+                    yield system, client
+                finally:
+                    terminal.meanwhile("stopping everything in order")
+    finally:
+        terminal.still()
 
 
 def sources_of(system: RunningSystem) -> Sources:

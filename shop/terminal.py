@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 import time
 from typing import TextIO
 
@@ -36,7 +37,7 @@ class Terminal:
     @property
     def columns(self) -> int:
         """Return how wide a line may be."""
-        return shutil.get_terminal_size().columns - 1 if self._moving else 120
+        return shutil.get_terminal_size().columns - 1 if self._moving else sys.maxsize
 
     def say(self, text: str = "") -> None:
         """Write a line."""
@@ -49,7 +50,10 @@ class Terminal:
 
     def result(self, text: str, *, good: bool) -> None:
         """Say that something is as it should be, or not."""
-        self.say(f"  {self.styled('✓', 'green') if good else self.styled('✗', 'red')} {text}")
+        first, *rest = textwrap.wrap(text, self.columns - 4) or [""] if self._moving else [text]
+        self.say(f"  {self.styled('✓', 'green') if good else self.styled('✗', 'red')} {first}")
+        for line in rest:
+            self.say(f"    {line}")
 
     def meanwhile(self, text: str, prompt: str = "") -> None:
         """Show what goes on, and below what a key would do, until something else is written.
@@ -64,13 +68,18 @@ class Terminal:
             self._dirty = len(lines)
 
     def progress(self, text: str) -> None:
-        """Show how far it has come: as `meanwhile`, and elsewhere as a line, when it has changed, each second at most."""
+        """Show how far it has come: as `meanwhile`; elsewhere as a line, when it has changed, one a second."""
         now = time.monotonic()
         if self._moving:
             self.meanwhile(text)
         elif text != self._progress and now - self._progress_at >= _PLAIN_PAUSE_SECONDS:
             self._progress, self._progress_at = text, now
             self.say(f"  … {text}")
+
+    def still(self) -> None:
+        """Wipe out what moves: nothing goes on any more."""
+        self._stream.write(self._cleared())
+        self._stream.flush()
 
     def quote(self, text: str) -> None:
         """Show what another command would print, each line cut to the width."""

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 
-class Quit(Exception):  # noqa: N818 - nothing has gone wrong
+class Quit(Exception):
     """Whoever sits there has seen enough."""
 
 
-class Skipped(Exception):  # noqa: N818 - nothing has gone wrong
+class Skipped(Exception):
     """Whoever sits there wants to see the next act."""
 
 

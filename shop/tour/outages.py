@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from uuid import UUID
 
 from covey.errors import DependencyUnavailable
 from covey.local.unit import Unit
 from covey.local.up import covey
 from shop.client import Unexpected
+from shop.drill import Drill
 from shop.tour.stage import Stage
 
 _ORDERS = 8
@@ -36,7 +38,7 @@ async def postgres_dies(stage: Stage) -> None:
     async with stage.holding(postgres):
         stage.suggest(f"kill -9 {postgres.pid}", f"{covey()} logs postgres -f")
         await stage.turn("place orders, and kill PostgreSQL under them", _dead(postgres), first=True)
-        orders = await stage.place(_ORDERS, "tok_slow") if postgres.pid is not None else []
+        orders = await _under_way(stage) if postgres.pid is not None else []
         began = time.perf_counter()
         await stage.fall(postgres)
         refusal = await _refusal(stage)
@@ -70,13 +72,22 @@ async def a_replica_dies(stage: Stage) -> None:
     async with stage.holding(first, second):
         stage.suggest(f"kill -9 {first.pid}", f"{covey()} status")
         await stage.turn(f"place orders, and kill {first.name} under them", _dead(first, second))
-        orders = await stage.place(_ORDERS, "tok_slow")
+        orders = await _under_way(stage)
         began = time.perf_counter()
         victim = next((unit for unit in (first, second) if unit.pid is None), first)
         await stage.fall(victim)
         await stage.confirmed(orders, away=time.perf_counter() - began)
-        stage.check(f"{victim.name} is still dead: the other did all of it", good=victim.pid is None)
+        other = second if victim is first else first
+        stage.check(f"{victim.name} is still dead: {other.name} has finished its work", good=victim.pid is None)
     await stage.rise(victim)
+
+
+async def _under_way(stage: Stage) -> list[UUID]:
+    """Place orders, and return when payment has asked the provider about some and has no answer yet."""
+    orders = await stage.place(_ORDERS, "tok_slow")
+    asked = await Drill(stage.client, stage.system.units["payment"], stage.system.database_url("payment")).asked()
+    stage.check(f"{len(orders)} orders are under way; payment waits for the provider's answer to {asked}")
+    return orders
 
 
 async def _backlog(stage: Stage, service: str, count: int) -> None:

@@ -14,10 +14,10 @@ import asyncpg
 
 from covey.database.pool import Database
 from covey.errors import Conflict, NotFound
-from covey.local.dead import dead_letters_of, table
+from covey.local.dead import dead_letters_of, page
 from covey.local.up import covey
 from covey.message import Event
-from covey.messaging.dead_letters import DeadLetter, DeadLetters, Filter
+from covey.messaging.dead_letters import DeadLetter, DeadLetters, Filter, Whole
 from covey.work.unit_of_work import Transactions
 from shop.tour.stage import Stage
 
@@ -25,6 +25,7 @@ _WORDS = "a handful of euros"
 _POISONED, _HEALTHY = "Cast-iron teapot", "Stoneware mug"
 _DEARER = 10
 _ORDERS = 4
+_SHOWN = ("key", "message", "reason", "body", "  ")
 
 
 class FaultyProductChanged(Event, type="inventory.product-changed.v1", key="product_id"):
@@ -45,16 +46,14 @@ async def a_message_is_poison(stage: Stage) -> None:
             await _publish(stage, poisoned)
             letter = await stage.watch(lambda: _letter(letters, poisoned), "the message is no dead letter", within=20)
             assert letter is not None  # `watch` returns nothing that is false
-            stage.check(f"order has a dead letter, and says why: {letter.reason.splitlines()[0][:38]}…")
+            stage.check("order has a dead letter")
+            _show(stage, await letters.show(letter.key))
             prices = {product_id: await _dearer(stage, product_id) for product_id in (poisoned, healthy)}
             await _arrives(stage, healthy, prices[healthy])
             behind = await stage.watch(lambda: _behind(letters, poisoned), "nothing waits behind the dead letter")
-            stage.check(
-                f"a new price of the mug has reached order; that of the teapot waits, {behind} behind the letter"
-            )
+            stage.check("the mug's price changes, and order hears of it: its key flows")
+            stage.check(f"the teapot's price changes, and waits: {behind} behind the letter")
             await stage.confirmed(await stage.place(_ORDERS))
-            stage.terminal.say(f"  {stage.terminal.styled(f'$ {covey()} dead list order', 'cyan')}")
-            stage.terminal.quote(table(await letters.page()))
             await _mended(stage, letters, poisoned, prices[poisoned])
             await _arrives(stage, poisoned, prices[poisoned])
             stage.check("the letter is mended and replayed, and what waited behind it has followed")
@@ -73,13 +72,23 @@ async def tidy(letters: DeadLetters) -> None:
 async def _publish(stage: Stage, product_id: UUID) -> None:
     product = await stage.client.get("inventory", f"/products/{product_id}")
     faulty = FaultyProductChanged(product_id=product_id, name=product["name"], price=_WORDS, version=product["version"])
-    async with Database.open(stage.system.database_url("inventory")) as database:
-        async with Transactions(database, "inventory").begin() as work:
-            work.publish(faulty)
+    url = stage.system.database_url("inventory")
+    async with Database.open(url) as database, Transactions(database, "inventory").begin() as work:
+        work.publish(faulty)
 
 
 async def _letter(letters: DeadLetters, product_id: UUID) -> DeadLetter | None:
     return next((one for one in await letters.page() if one.key == str(product_id)), None)
+
+
+def _show(stage: Stage, letter: Whole) -> None:
+    """Show what `covey dead show` does, in part."""
+    stage.terminal.say(f"  {stage.terminal.styled(f'$ {covey()} dead show order {letter.letter.key}', 'cyan')}")
+    facts, _, rest = page(letter, "order").partition("\nheaders\n")
+    body = rest.partition("\nbody\n")[2].partition("\nhistory\n")[0]
+    for line in (*facts.splitlines(), "body", *body.splitlines()):
+        if line.startswith(_SHOWN):
+            stage.terminal.quote(line)
 
 
 async def _behind(letters: DeadLetters, product_id: UUID) -> int:

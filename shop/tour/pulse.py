@@ -19,6 +19,7 @@ from shop.books import SUBSCRIBERS
 # A transport that is cut in the middle of an answer can end in any of these.
 UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
+_STATUSES = ("pending", "confirmed", "rejected", "cancelled")
 _FRESH_SECONDS = 0.25
 _PATIENCE_SECONDS = 2.0
 
@@ -31,9 +32,10 @@ class Pulse:
     waiting: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        orders = ", ".join(f"{count} {status}" for status, count in sorted(self.orders.items()) if count) or "none"
-        waiting = ", ".join(f"{service} {count}" for service, count in self.waiting.items() if count)
-        return f"orders {orders} · messages waiting for {waiting or 'nobody'}"
+        known = dict.fromkeys(_STATUSES, 0) | dict(self.orders)
+        orders = ", ".join(f"{count} {status}" for status, count in known.items() if count) or "none"
+        waiting = ", ".join(f"{count} for {service}" for service, count in self.waiting.items() if count)
+        return f"messages waiting: {waiting or 'none'} · orders: {orders}"
 
 
 class Gauge:

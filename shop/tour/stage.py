@@ -88,9 +88,8 @@ class Stage:
         async def asked() -> T:
             if self._keys.take() == "q":
                 raise Quit
-            self.terminal.progress(await self._glance())
-            answer = await ask()
-            if not answer:
+            if not (answer := await ask()):
+                self.terminal.progress(await self._glance())
                 await asyncio.sleep(_PAUSE_SECONDS)
             return answer
 
@@ -128,7 +127,7 @@ class Stage:
         await self.watch(lambda: _is(unit, Up), f"{unit.name} does not come up again")
         await self.watch(self._all_ready, "not every service is ready again")
         self.check(
-            f"{unit.name} is up again as pid {unit.pid}, all are ready {time.perf_counter() - began:.1f} s later"
+            f"{unit.name} is up again as pid {unit.pid}; all are ready after {time.perf_counter() - began:.1f} s"
         )
 
     async def _all_ready(self) -> bool:
@@ -178,6 +177,14 @@ class Stage:
 
     async def invariants(self) -> None:
         """Wait until nothing moves, then hold all books against each other."""
+        found = await self.audited()
+        rules, orders = len(found.findings), len(found.books.orders)
+        self.check(f"invariants: {rules} rules hold for {orders} orders", good=not found.violations)
+        for violation in found.violations:
+            self.terminal.say(f"      {violation}")
+
+    async def audited(self) -> Audit:
+        """Wait until nothing moves, and return what the auditor finds."""
 
         async def audited() -> Audit | None:
             try:
@@ -187,10 +194,7 @@ class Stage:
 
         found = await self.watch(audited, "the books cannot be read")
         assert found is not None  # `until` returns nothing that is false
-        rules, orders = len(found.findings), len(found.books.orders)
-        self.check(f"invariants: {rules} rules hold for {orders} orders", good=not found.violations)
-        for violation in found.violations:
-            self.terminal.say(f"      {violation}")
+        return found
 
 
 async def _is(unit: Unit, kind: type) -> bool:
