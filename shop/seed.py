@@ -20,11 +20,13 @@ PIECES = 500
 
 
 async def seed(client: ShopClient) -> dict[str, UUID]:
-    """See to it that the shop sells what it should; products that it has already get a new delivery."""
+    """See to it that the shop sells what it should, and has at least so many pieces of each as are needed."""
     known = await client.products()
     products = {name: known.get(name) or await client.sell(name, amount) for name, amount in PRICES.items()}
     for product_id in products.values():
-        await client.deliver(product_id, PIECES)
+        free = (await client.get("inventory", f"/products/{product_id}/stock"))["free"]
+        if free < PIECES:  # no more than that, or one day there is enough for an order that must be refused
+            await client.deliver(product_id, PIECES - free)
     return products
 
 

@@ -63,6 +63,8 @@ def conclude(terminal: Terminal, failures: Sequence[str], seconds: float) -> Non
     else:
         verdict = terminal.styled("Everything is as it should be", "green")
     terminal.say(f"\n{verdict}, after {seconds:.0f} s.")
+    for failure in failures:
+        terminal.result(failure, good=False)
 
 
 def exit_is_asked_for() -> bool:

@@ -50,7 +50,7 @@ class Terminal:
 
     def result(self, text: str, *, good: bool) -> None:
         """Say that something is as it should be, or not."""
-        first, *rest = textwrap.wrap(text, self.columns - 4) or [""] if self._moving else [text]
+        first, *rest = self._wrapped(text)
         self.say(f"  {self.styled('✓', 'green') if good else self.styled('✗', 'red')} {first}")
         for line in rest:
             self.say(f"    {line}")
@@ -82,13 +82,18 @@ class Terminal:
         self._stream.flush()
 
     def quote(self, text: str) -> None:
-        """Show what another command would print, each line cut to the width."""
+        """Show what another command would print."""
         for line in text.splitlines():
-            self.say(self.styled(f"    {line}"[: self.columns], "dim"))
+            for part in self._wrapped(line, "  "):
+                self.say(self.styled(f"    {part}", "dim"))
 
     def styled(self, text: str, style: str) -> str:
         """Return the text in a style, if this terminal shows any."""
         return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self._coloured else text
+
+    def _wrapped(self, text: str, indent: str = "") -> list[str]:
+        width = self.columns - 4
+        return textwrap.wrap(text, width, subsequent_indent=indent) if self._moving and len(text) > width else [text]
 
     def _cleared(self) -> str:
         clear = ("", "\r\x1b[K", "\r\x1b[A\x1b[J")[self._dirty]

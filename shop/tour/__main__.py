@@ -31,11 +31,7 @@ async def tour(terminal: Terminal, *, attended: bool, state: Path | None = None,
     """Bring the shop up, play the acts, stay up if there is anybody; return the exit status."""
     terminal.say(terminal.styled("covey: a tour of a shop in which everything is killed once", "bold"))
     with _keys(attended) as keys:
-        try:
-            return await _tour(terminal, keys, state, acts)
-        except Quit:
-            terminal.say("stopped")
-            return 0
+        return await _tour(terminal, keys, state, acts)
 
 
 async def _tour(terminal: Terminal, keys: Keys, state: Path | None, acts: Sequence[Act]) -> int:
@@ -49,13 +45,17 @@ async def _tour(terminal: Terminal, keys: Keys, state: Path | None, acts: Sequen
             await perform(stage, acts)
             conclude(terminal, stage.failures, time.perf_counter() - began)
             if keys.attended:
-                terminal.say(
-                    f"The shop stays up for you. In another terminal: {covey()} status, {covey()} logs -f, and"
+                terminal.say("The shop stays up for you.")
+                stage.suggest(
+                    f"{covey()} status", f"{covey()} logs -f", f"curl {system.url('inventory')}/api/v1/products"
                 )
-                terminal.say(f"  curl {system.url('inventory')}/api/v1/products")
                 await stage.turn("stop the shop")
+        except Quit:
+            pass
         finally:
             gauge.close()
+    if keys.attended:
+        terminal.say("stopped")
     return 1 if stage.failures else 0
 
 
