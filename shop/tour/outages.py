@@ -11,7 +11,7 @@ from covey.local.unit import Unit
 from covey.local.up import covey
 from shop.client import Unexpected
 from shop.drill import Drill
-from shop.tour.stage import Stage
+from shop.tour.stage import SAGA_SECONDS, Stage
 
 _ORDERS = 8
 
@@ -28,8 +28,12 @@ async def payment_dies(stage: Stage) -> None:
         stage.check(f"{len(orders)} orders are accepted while payment is dead")
         await _backlog(stage, "payment", len(orders))
         await stage.turn("start payment")
+        fresh_at = time.perf_counter()
+        fresh = await _fresh(stage, fresh_at - began)
     await stage.rise(payment)
     await stage.confirmed(orders, away=time.perf_counter() - began)
+    if fresh:
+        await stage.confirmed(fresh, away=time.perf_counter() - fresh_at)
 
 
 async def postgres_dies(stage: Stage) -> None:
@@ -59,8 +63,12 @@ async def nats_dies(stage: Stage) -> None:
         stage.check(f"{len(orders)} orders are accepted without a broker")
         await _backlog(stage, "inventory", len(orders))
         await stage.turn("start NATS")
+        fresh_at = time.perf_counter()
+        fresh = await _fresh(stage, fresh_at - began)
     await stage.rise(nats)
     await stage.confirmed(orders, away=time.perf_counter() - began)
+    if fresh:
+        await stage.confirmed(fresh, away=time.perf_counter() - fresh_at)
 
 
 async def a_replica_dies(stage: Stage) -> None:
@@ -96,6 +104,15 @@ async def _backlog(stage: Stage, service: str, count: int) -> None:
 
     await stage.watch(waits, f"no {count} messages wait for {service}", within=10)
     stage.check(f"{(await stage.pulse()).waiting[service]} messages wait for {service}")
+
+
+async def _fresh(stage: Stage, away: float) -> list[UUID]:
+    """Place orders again when the first have waited so long that they are given up: there shall be some to finish."""
+    if away < SAGA_SECONDS / 2:
+        return []
+    orders = await stage.place(_ORDERS)
+    stage.check(f"{len(orders)} more are accepted: the first have waited for {away:.0f} s")
+    return orders
 
 
 async def _refusal(stage: Stage) -> str:

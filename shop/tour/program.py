@@ -55,8 +55,8 @@ ACTS = (
             "Watch what waits for it: it is in databases and in the broker, in no process.",
         ),
         after=(
-            "Whoever ordered meanwhile has not noticed. What was sent to payment was kept,",
-            "in its sequence: it read on where it had stopped, and nothing came twice.",
+            "Nothing sent to payment was lost: it read on where it had stopped. An order",
+            "that waits 10 s for a step is given up, and what was done for it is undone.",
         ),
         page="docs/patterns/delivery.md",
         play=payment_dies,

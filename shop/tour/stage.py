@@ -174,9 +174,8 @@ class Stage:
         late = sum("no answer in time" in (order["reason"] or "") for order in orders)
         most = late > len(orders) / 2
         good = confirmed + late == len(orders) and (away > SAGA_SECONDS / 2 if most else not late or away > 0)
-        self.check(f"{confirmed} of {len(orders)} orders are confirmed", good=good)
-        if late:
-            self.terminal.say(f"    {late} had waited for {SAGA_SECONDS:.0f} s: order gave them up, and undid the rest")
+        given_up = f"; {late} had waited for {SAGA_SECONDS:.0f} s and were given up" if late else ""
+        self.check(f"{confirmed} of {len(orders)} orders are confirmed{given_up}", good=good)
 
     async def invariants(self) -> None:
         """Wait until nothing moves, then hold all books against each other."""
