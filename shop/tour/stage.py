@@ -163,19 +163,18 @@ class Stage:
         await self.watch(all_settled, f"not all of {len(order_ids)} orders have come to their end")
         return [orders[order_id] for order_id in order_ids]
 
-    async def confirmed(self, order_ids: Sequence[UUID], away: float = 0.0) -> None:
-        """Wait for the end of these orders, and see them confirmed.
+    async def confirmed(self, order_ids: Sequence[UUID], *, outage: bool = False) -> int:
+        """Wait for the end of these orders, and see them confirmed; return how many were given up.
 
-        Order gives up those that have waited for a step too long: most of them only when what they need was `away`
-        long, a few when a call was under way, whose lease of five seconds passes before another asks again.
+        That order gives up what has waited for a step too long is as it should be when there was an outage only.
         """
         orders = await self.settled(order_ids)
         confirmed = sum(order["status"] == "confirmed" for order in orders)
         late = sum("no answer in time" in (order["reason"] or "") for order in orders)
-        most = late > len(orders) / 2
-        good = confirmed + late == len(orders) and (away > SAGA_SECONDS / 2 if most else not late or away > 0)
+        good = confirmed + late == len(orders) and (outage or not late)
         given_up = f"; {late} had waited for {SAGA_SECONDS:.0f} s and were given up" if late else ""
         self.check(f"{confirmed} of {len(orders)} orders are confirmed{given_up}", good=good)
+        return late
 
     async def invariants(self) -> None:
         """Wait until nothing moves, then hold all books against each other."""
