@@ -15,6 +15,9 @@
     [engines.nats]
     sync_interval = "always"            # what JetStream acknowledges is on the disk
 
+    [drill]
+    module = "shop.drill"               # who uses the system in a drill, and who audits it
+
 In a value of `env`, `{processes.sandbox-provider.url}` and `{services.order.url}` stand for addresses.
 """
 
@@ -42,11 +45,13 @@ _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _SPAN = r"^(always|[0-9]+(ms|s|m))$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _NO_ZERO = r"^[^\x00]*$"
+_MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 _IN_WORDS = {
     _NAME: "it must begin with a letter and have only lower-case letters, digits and single hyphens",
     _SPAN: "it must be always, or a span such as 500ms, 10s, 2m",
     _VARIABLE: "a variable's name has letters, digits and underscores, and does not begin with a digit",
     _NO_ZERO: "no variable can hold a zero byte",
+    _MODULE: "it must be the name of a module as it is imported, such as shop.drill",
 }
 
 Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=40)]
@@ -92,6 +97,12 @@ class _Engines(_Entry):
     nats: NatsEntry = NatsEntry()
 
 
+class DrillEntry(_Entry):
+    """Who uses the system in a drill, and audits it: a module in the folder of the system file."""
+
+    module: Annotated[str, StringConstraints(pattern=_MODULE)]
+
+
 class System(_Entry):
     """A whole system file. `root` is the folder in which it stands."""
 
@@ -100,6 +111,7 @@ class System(_Entry):
     services: dict[Name, ServiceEntry]
     processes: dict[Name, ProcessEntry] = {}
     engines: _Engines = _Engines()
+    drill: DrillEntry | None = None
 
     @property
     def name(self) -> str:
@@ -187,6 +199,8 @@ def _model_at(table: tuple[str, ...]) -> type[BaseModel]:
             return _Engines
         case ("system",):
             return _System
+        case ("drill",):
+            return DrillEntry
         case _:
             return System
 
@@ -209,6 +223,14 @@ def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
         for variable, value in environment.items():
             if problem := _wrong_reference(system, value):
                 yield (part, name, "env", variable), f"{part}.{name}.env.{variable}: {problem}"
+    if system.drill is not None and not _module_exists(system.root, system.drill.module):
+        yield ("drill", "module"), f"drill.module: there is no module {system.drill.module} in {system.root}"
+
+
+def _module_exists(root: Path, module: str) -> bool:
+    """Look for its file: to import it is another matter."""
+    path = root.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def _not_to_be_run(system: System, service: str) -> str:
