@@ -16,7 +16,7 @@ from covey.testing.drill.svg import LEFT, Frame, clock, element, mark, nice, pat
 _HEIGHT = 170
 _LANE_HEIGHT = 22
 _MOST_BINS = 120
-_STEPS = (1, 2, 5, 10, 15, 30, 60)
+_STEPS = (1, 2, 3, 4, 5, 10, 15, 30, 60)
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.001, 100.0
 _COLOURS = 6
 """As many kinds of failed attempts have a colour of their own; the rest is one kind, "other"."""
@@ -25,7 +25,7 @@ _COLOURS = 6
 def charts(result: Result) -> list[str]:
     """Return the charts from top to bottom. They share their time axis, so what stands in one line happened at once."""
     record = result.record
-    last = max([result.schedule.seconds, *(sample.at for sample in record.samples[-1:])])
+    last = max([1.0, record.load_ended, *(sample.at for sample in record.samples[-1:])])
     bins = Bins(width=nice(last / _MOST_BINS, _STEPS), seconds=last)
     return [
         _throughput(result, bins),
@@ -75,9 +75,13 @@ def completed_per_second(record: Record, bins: Bins) -> list[float]:
 
 
 def _frame(result: Result, bins: Bins, title: str, height: int = _HEIGHT) -> Frame:
-    schedule = result.schedule
+    load_end = result.record.load_ended
     return Frame(
-        title=title, seconds=bins.seconds, height=height, calm_from=schedule.calm_from, load_end=schedule.seconds
+        title=title,
+        seconds=bins.seconds,
+        height=height,
+        calm_from=min(result.schedule.calm_from, load_end),
+        load_end=load_end,
     )
 
 
@@ -95,7 +99,7 @@ def _throughput(result: Result, bins: Bins) -> str:
     rate = y(result.rate)
     content = [
         *_levels(frame, highest),
-        path([(frame.x(0), rate), (frame.x(result.schedule.seconds), rate)], "arrivals"),
+        path([(frame.x(0), rate), (frame.x(result.record.load_ended), rate)], "arrivals"),
         path(points(completed), "completed"),
         path(points(accepted), "accepted"),
     ]
@@ -138,6 +142,8 @@ def _failures(result: Result, bins: Bins) -> str:
     most = max((sum(counts[number, colour] for colour in range(_COLOURS)) for number in range(bins.number)), default=0)
     highest = round_up(most / bins.width)
     content = [*_levels(frame, highest)]
+    if not kinds:
+        content.append(words("none", LEFT + 8, frame.bottom - 8))
     for number in range(bins.number):
         base = float(frame.bottom)
         for colour in range(_COLOURS):
@@ -149,7 +155,7 @@ def _failures(result: Result, bins: Bins) -> str:
                 content.append(
                     element("rect", x=left, y=base, width=width, height=height, class_=f"bar failure{colour}")
                 )
-    return frame.drawn("per second", content, [*_failure_legend(result, kinds)] or [("", "none")])
+    return frame.drawn("per second", content, [*_failure_legend(result, kinds)])
 
 
 def _failure_legend(result: Result, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,6 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from covey.clock import Clock, SystemClock
 from covey.errors import BrokerUnavailable, CoveyError
@@ -33,7 +32,7 @@ from covey.testing.drill.window import narrow
 _REPLICAS = 2
 _SAMPLE_SECONDS = 1.0
 _CUSTOMERS_SECONDS = 60.0
-_SETTLING_SECONDS = 180.0
+_SETTLING_SECONDS = 120.0
 
 
 def _environment() -> Mapping[str, str]:
@@ -126,6 +125,7 @@ class _Drill:
         load = self._load.run(options.seed, options.rate, options.seconds)
         strikes = self._striker.carry_out(self._schedule)
         await _until(self._progress.interrupted, load, strikes, self._narrow_windows())
+        self._record.load_ended = self._record.now()
         if self._progress.interrupted.is_set():
             self._progress.say("interrupted: no more load, no more faults; what was accepted is audited")
         wrong = await self._striker.heal()
@@ -154,19 +154,20 @@ class _Drill:
         self._record.samples.append(Sample(self._record.now(), self._load.under_way, completed))
 
 
-async def _until(interrupted: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
+async def _until(interrupted: asyncio.Event, *work: Coroutine[None, None, None]) -> None:
     """Do all of it, or cancel it when interrupted. Raises the first error as it is."""
     asked = asyncio.create_task(interrupted.wait())
     tasks = [asyncio.create_task(one) for one in work]
     try:
-        together: asyncio.Future[Any] = asyncio.gather(*tasks)
-        either: list[asyncio.Future[Any]] = [asked, together]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if together.done():
-            together.result()
+        while not asked.done() and (left := [task for task in tasks if not task.done()]):
+            await asyncio.wait([asked, *left], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
     finally:
-        for task in (asked, *tasks):
+        for task in tasks:
             task.cancel()
+        asked.cancel()
         await asyncio.gather(asked, *tasks, return_exceptions=True)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-from contextlib import suppress
 
 from covey.clock import Clock
 from covey.testing.drill.drilled import Drilled
@@ -53,9 +52,8 @@ class Load:
         for user in (late := list(self._users)):
             user.cancel()
             self._record.given_up()
-        for user in late:
-            with suppress(asyncio.CancelledError):
-                await user
+        await asyncio.gather(*late, return_exceptions=True)
+        self._users.difference_update(late)
         if self._error is not None:
             raise self._error
 

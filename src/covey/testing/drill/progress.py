@@ -8,6 +8,7 @@ from typing import TextIO
 
 from covey.testing.drill.record import Record
 from covey.testing.drill.schedule import Schedule
+from covey.testing.drill.svg import clock
 
 _LINE_SECONDS = 10.0
 
@@ -57,13 +58,9 @@ class Progress:
 
 def status(record: Record, schedule: Schedule) -> str:
     """Return in one line how far a drill has come."""
-    struck = len(record.strikes)
+    over = record.now() - schedule.seconds
+    when = f"{clock(record.now())} of {clock(schedule.seconds)}" if over < 0 else f"settling {clock(over)}"
     return (
-        f"{_clock(min(record.now(), schedule.seconds))} of {_clock(schedule.seconds)}  {len(record.accepts)} accepted,"
-        f" {record.completed} completed, {len(record.failures)} attempts failed  {struck} of {len(schedule.faults)}"
-        f" faults, {record.kills} kills"
+        f"{when}  {len(record.accepts)} accepted, {record.completed} completed, {len(record.failures)} attempts failed"
+        f"  {len(record.strikes)} of {len(schedule.faults)} faults, {record.kills} kills"
     )
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"

@@ -37,6 +37,7 @@ class Record:
 
     clock: Clock
     began: float = 0.0
+    load_ended: float = 0.0
     arrived: int = 0
     not_begun: int = 0
     abandoned: int = 0

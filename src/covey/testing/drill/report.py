@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from covey.testing.drill.charts import charts
 from covey.testing.drill.faults import text
 from covey.testing.drill.record import Strike
-from covey.testing.drill.result import Result, milliseconds
+from covey.testing.drill.result import Result, readable
 from covey.testing.drill.svg import clock, element
 
 _SHOWN = 200
@@ -50,8 +50,8 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
     yield "arrived", f"{record.arrived:,}"
     yield "accepted", f"{len(record.accepts):,}"
     yield "completed", f"{record.completed:,}"
-    yield "until accepted, p50", milliseconds(latency["p50"])
-    yield "until accepted, p99", milliseconds(latency["p99"])
+    yield "until accepted, p50", readable(latency["p50"])
+    yield "until accepted, p99", readable(latency["p99"])
     yield "kills that hit", f"{record.kills} of {result.schedule.kills}"
     yield "other faults that hit", f"{sum(struck.values()) - record.kills}"
     yield "attempts that failed", f"{len(record.failures):,}"

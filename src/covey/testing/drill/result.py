@@ -100,8 +100,8 @@ def told(result: Result) -> Sequence[str]:
     record, latency = result.record, result.record.latencies()
     struck = ", ".join(f"{number} {name}" for name, number in result.struck().items() if number)
     lines = [
-        f"{record.arrived} arrived, {len(record.accepts)} accepted (p50 {milliseconds(latency['p50'])}, p99"
-        f" {milliseconds(latency['p99'])}), {record.completed} completed; {record.not_begun} not begun,"
+        f"{record.arrived} arrived, {len(record.accepts)} accepted (p50 {readable(latency['p50'])}, p99"
+        f" {readable(latency['p99'])}), {record.completed} completed; {record.not_begun} not begun,"
         f" {record.abandoned} gave up, {len(record.failures)} attempts without a promise",
         f"faults that hit: {struck or 'none'}; {record.kills} of {result.schedule.kills} kills",
         *result.verdict.summary,
@@ -120,9 +120,11 @@ def told(result: Result) -> Sequence[str]:
 SHOWN = 20
 
 
-def milliseconds(seconds: float) -> str:
+def readable(seconds: float) -> str:
     """Return a span for people; a dash when there is none."""
-    return "–" if seconds != seconds else f"{seconds * 1000:,.0f} ms"
+    if seconds != seconds:
+        return "–"
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds * 1000:,.0f} ms"
 
 
 def _number(value: float) -> float | None:

@@ -1,14 +1,12 @@
 """Carries out a schedule on a running system, and heals what it has done.
 
-Processes are hit by the id that their unit has at that moment, never by name. A pause stops the children too: the
-postmaster alone standing still would stop nobody's query.
+Processes are hit by the id that their unit has at that moment, never by name.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from typing import assert_never
 
@@ -24,6 +22,7 @@ from covey.testing.drill.drilled import OwnFault
 from covey.testing.drill.faults import Duplicate, Fault, Kill, Own, Pause
 from covey.testing.drill.record import Record, Strike
 from covey.testing.drill.schedule import Schedule
+from covey.testing.drill.standstill import stop, wake
 
 _LOOK_SECONDS = 0.05
 _AGAIN_SECONDS = 0.5
@@ -50,8 +49,7 @@ class Striker:
 
     async def heal(self) -> list[str]:
         """Let everything run again and wait until all units are up; return what is not right even then, in words."""
-        for unit in list(self._stopped):
-            self._wake(unit)
+        self.wake_all()
         wrong = [
             f"{fault.name} could not be ended" for fault in self._own.values() if not await self._insist_on_end(fault)
         ]
@@ -92,31 +90,18 @@ class Striker:
 
     async def _pause(self, fault: Pause) -> tuple[bool, str]:
         pid = self._system.units[fault.unit].pid
-        if pid is None or not self._stop(fault.unit, pid):
+        stopped = stop(pid) if pid is not None else []
+        if not stopped:
             return False, "it did not run"
+        self._stopped[fault.unit] = stopped
         try:
             await self._clock.sleep(fault.seconds)
         finally:
             self._wake(fault.unit)
         return True, f"pid {pid}"
 
-    def _stop(self, unit: str, pid: int) -> bool:
-        """Stop a process, then its children: of a process that is stopped there are no new ones."""
-        stopped = self._stopped.setdefault(unit, [])
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            process.suspend()
-            stopped.append(process)
-            for child in process.children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    child.suspend()
-                    stopped.append(child)
-        return bool(stopped)
-
     def _wake(self, unit: str) -> None:
-        for process in self._stopped.pop(unit, []):
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
+        wake(self._stopped.pop(unit, []))
 
     async def _duplicate(self, fault: Duplicate) -> tuple[bool, str]:
         """Publish again; nobody is hit while the database is away, and it says how many messages were."""
