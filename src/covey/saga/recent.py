@@ -31,7 +31,7 @@ class Recent:
             return None
         now = time.monotonic()
         taken = [self._records.pop(saga_id) for saga_id in ids]
-        return {record.id: replace(record, unmoved_seconds=now - since) for record, since in taken}
+        return {record.id: replace(record, unmoved_seconds=now - since, remembered=True) for record, since in taken}
 
     def keep(self, records: Iterable[Record]) -> None:
         """Remember sagas that were written in a transaction which has committed."""
