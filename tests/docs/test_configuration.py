@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from covey.database.pool import PoolOptions
 from covey.errors import ConfigurationError
 from covey.http.edge import HttpOptions
-from covey.local.system import NatsEntry, ProcessEntry, ServiceEntry, System
+from covey.local.system import DrillEntry, NatsEntry, ProcessEntry, ServiceEntry, System
 from covey.messaging.options import MessagingOptions
 from covey.settings import ServiceSettings, load
 from tests.docs.pages import ROOT
@@ -65,7 +65,13 @@ def test_every_variable_of_a_service_is_on_the_page() -> None:
 
 
 def test_every_key_of_the_system_file_is_on_the_page() -> None:
-    tables = {"system": System, "services": ServiceEntry, "processes": ProcessEntry, "engines": NatsEntry}
+    tables = {
+        "system": System,
+        "services": ServiceEntry,
+        "processes": ProcessEntry,
+        "engines": NatsEntry,
+        "drill": DrillEntry,
+    }
     assert set(System.model_fields) == {*tables, "root"}
 
     assert documented("`covey.toml`") == {
@@ -73,6 +79,7 @@ def test_every_key_of_the_system_file_is_on_the_page() -> None:
         **keys("services.<name>", ServiceEntry),
         **keys("processes.<name>", ProcessEntry),
         **keys("engines.nats", NatsEntry),
+        **keys("drill", DrillEntry),
     }
 
 

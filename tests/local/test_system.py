@@ -102,6 +102,21 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
             id="a quote that is not closed",
         ),
         pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[drill]\nmodul = "a.drill"\n',
+            r"line 5: drill\.modul: there is no such key, did you mean 'module'\?",
+            id="a misspelt key of drills",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[drill]\nmodule = "a/drill.py"\n',
+            r"line 5: drill\.module: it must be the name of a module as it is imported, such as shop\.drill",
+            id="a drill that is no module",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[drill]\nmodule = "alpha.drill"\n',
+            r"line 5: drill\.module: there is no module alpha\.drill in ",
+            id="a drill that is not there",
+        ),
+        pytest.param(
             '[system]\nname = "a"\n[services.alpha]\nenv = { A = "{processes.q.url}" }\n',
             r"line 4: services\.alpha\.env\.A: \{processes\.q\.url\} names nothing: there is none in processes",
             id="a reference to nothing",
