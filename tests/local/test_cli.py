@@ -556,7 +556,7 @@ def test_a_service_left_out_is_shown_with_what_it_needs(covey: Covey, system_roo
         (("up", "--replicas", "alpha"), "'alpha' must read like payment=2"),
         (("logs", "gamma"), "gamma has written nothing; there are:"),
         (("drill",), "says nothing of drills: name the module"),
-        (("drill", "--minutes", "0"), "0.0 is not in the range 0.1<=x<=600"),
+        (("drill", "--minutes", "0"), "Invalid value for '--minutes': Input should be greater than or equal to 0.1"),
     ],
 )
 def test_a_wrong_argument_is_named_with_the_right_ones(covey: Covey, arguments: tuple[str, ...], told: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import assert_never
 
@@ -30,6 +31,14 @@ _REPUBLISH_SECONDS = 8.0
 _HEALING_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class _Standstill:
+    """What stands still, and whether that is over."""
+
+    processes: list[psutil.Process]
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Striker:
     """Breaks one system. After `heal` nothing stands still, and each of the system's own faults has ended."""
 
@@ -38,7 +47,7 @@ class Striker:
         self._own: Mapping[str, OwnFault] = {fault.name: fault for fault in own}
         self._record = record
         self._clock = clock
-        self._stopped: dict[str, list[psutil.Process]] = {}
+        self._stopped: dict[str, _Standstill] = {}
 
     async def carry_out(self, schedule: Schedule) -> None:
         """Carry out all faults at their times, each on its own, so that they overlap; return when all are over."""
@@ -93,15 +102,20 @@ class Striker:
         stopped = stop(pid) if pid is not None else []
         if not stopped:
             return False, "it did not run"
-        self._stopped[fault.unit] = stopped
+        standstill = self._stopped[fault.unit] = _Standstill(stopped)
         try:
-            await self._clock.sleep(fault.seconds)
+            async with asyncio.timeout(fault.seconds):
+                await standstill.over.wait()
+        except TimeoutError:
+            return True, f"pid {pid}"
         finally:
             self._wake(fault.unit)
-        return True, f"pid {pid}"
+        return True, f"pid {pid}, until it was killed"
 
     def _wake(self, unit: str) -> None:
-        wake(self._stopped.pop(unit, []))
+        if standstill := self._stopped.pop(unit, None):
+            wake(standstill.processes)
+            standstill.over.set()
 
     async def _duplicate(self, fault: Duplicate) -> tuple[bool, str]:
         """Publish again; nobody is hit while the database is away, and it says how many messages were."""
