@@ -61,6 +61,6 @@ def status(record: Record, schedule: Schedule) -> str:
     over = record.now() - schedule.seconds
     when = f"{clock(record.now())} of {clock(schedule.seconds)}" if over < 0 else f"settling {clock(over)}"
     return (
-        f"{when}  {len(record.accepts)} accepted, {record.completed} completed, {len(record.failures)} attempts failed"
+        f"{when}  {len(record.accepts)} accepted, {record.completed} completed"
         f"  {len(record.strikes)} of {len(schedule.faults)} faults, {record.kills} kills"
     )
