@@ -17,7 +17,7 @@ test crash-test safeguards: export TMPDIR ?= $(MEMORY)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format crash-test crash-points safeguards bench lock clean
+.PHONY: help setup demo up test lint format drill crash-test crash-points safeguards bench lock clean
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -40,6 +40,9 @@ lint: $(READY) ## Formatting, lint, types and layers
 format: $(READY) ## Format the code and mend what lint can mend
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+drill: $(READY) ## Load on the shop while everything is broken, and an audit; ARGS="--seed 7 --minutes 10"
+	$(RUN) -m covey.cli drill $(ARGS)
 
 crash-test: $(READY) ## Kill a process at every point of an order, and audit; takes long
 	$(RUN) -m tests.crash $(ARGS)

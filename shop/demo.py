@@ -20,7 +20,7 @@ from covey.local.running import RunningSystem
 from covey.local.up import covey
 from shop.auditor import audit
 from shop.client import ShopClient, order_of
-from shop.drill import Drill
+from shop.killing import Killing
 from shop.scenarios import SCENARIOS, Scenario
 from shop.seed import PIECES, known_to_order, seed
 from shop.showing import conclude, exit_is_asked_for, run_until_signal, shown_shop, sources_of, unfinished_status
@@ -48,7 +48,7 @@ class Demo:
         products = await self._seed()
         orders = await self._outcomes(products)
         await self._timelines(orders)
-        await self._drill(products)
+        await self._kill(products)
         await self._audit()
 
     async def _seed(self) -> dict[str, UUID]:
@@ -105,22 +105,24 @@ class Demo:
         kind = self._terminal.styled(f"{moment.kind:<8}", "dim")
         return f"  {milliseconds:8,.0f} ms  {service}  {kind}  {moment.text}"
 
-    async def _drill(self, products: dict[str, UUID]) -> None:
+    async def _kill(self, products: dict[str, UUID]) -> None:
         self._terminal.heading("kill -9 of payment, with orders under way")
         payment = self._system.units["payment"]
-        drill = Drill(self._client, payment, self._sources.databases["payment"])
-        orders = await drill.place([order_of({product_id: 1}, "tok_slow") for product_id in products.values()] * 2)
+        killing = Killing(self._client, payment, self._sources.databases["payment"])
+        orders = await killing.place([order_of({product_id: 1}, "tok_slow") for product_id in products.values()] * 2)
         self._accepted += orders
-        self._check(f"{len(orders)} orders are placed, and payment has asked the provider about {await drill.asked()}")
+        self._check(
+            f"{len(orders)} orders are placed, and payment has asked the provider about {await killing.asked()}"
+        )
         pid = payment.pid
-        waiting = await drill.kill()
+        waiting = await killing.kill()
         self._check(f"payment is killed: SIGKILL to pid {pid}; {waiting} orders wait", good=waiting > 0)
         self._terminal.meanwhile("the supervisor starts payment again")
         await payment.up()
-        self._check(f"payment is back after {drill.since_kill():.1f} s as pid {payment.pid}")
+        self._check(f"payment is back after {killing.since_kill():.1f} s as pid {payment.pid}")
         settled = await self._watched("finishing", {str(id): self._client.settled(id) for id in orders})
         confirmed = sum(order["status"] == "confirmed" for order in settled)
-        text = f"{confirmed} of {len(orders)} orders are confirmed, {drill.since_kill():.1f} s after the kill"
+        text = f"{confirmed} of {len(orders)} orders are confirmed, {killing.since_kill():.1f} s after the kill"
         self._check(text, good=confirmed == len(orders))
 
     async def _audit(self) -> None:

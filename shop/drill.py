@@ -1,58 +1,144 @@
-"""Killing a service in the middle of its work, for all to see."""
+"""The shop in a drill: customers, a provider that misbehaves, and the auditor. `covey drill` runs it.
+
+Beside the books it holds the shop to what each customer was told: an order that was accepted exists and can be seen,
+one whose cancellation was accepted ends cancelled, and a submission makes one order, however often it is repeated.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Iterable
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
-from uuid import UUID
 
+import aiohttp
 import asyncpg
 
-from covey.local.unit import Unit
+from covey.errors import DatabaseUnavailable, DependencyUnavailable
+from covey.local.running import RunningSystem
+from covey.testing.drill.drilled import Notes, OwnFault, Verdict
+from shop.auditor import audit
+from shop.books import SERVICES, Sources
 from shop.client import ShopClient
-from shop.waiting import until
+from shop.customers import ATTEMPT_SECONDS, Customers, Promises, Range
+from shop.seed import known_to_order
+
+PROVIDER = "sandbox-provider"
+
+_PRODUCTS = 24
+_PLENTY, _SCARCE = 10_000_000, 400
+_ANSWER_SECONDS = 2.0
+_MISBEHAVIOUR = {
+    "provider is slow": "slow",
+    "provider says nothing": "silent",
+    "provider books late": "late",
+    "provider is down": "down",
+}
+
+Rules = dict[str, list[str]]
 
 
-class Drill:
-    """Places orders, kills payment while it waits for the provider, and knows how long ago that was."""
+class ShopDrill:
+    """`Drilled` for the shop."""
 
-    def __init__(self, client: ShopClient, payment: Unit, database_url: str) -> None:
-        self._client = client
-        self._payment = payment
-        self._database_url = database_url
-        self._orders: list[UUID] = []
-        self._killed_at = 0.0
+    def __init__(self, clients: Sequence[ShopClient], http: aiohttp.ClientSession, sources: Sources) -> None:
+        self._clients = clients
+        self._http = http
+        self._sources = sources
+        self._customers: Customers
 
-    async def place(self, orders: Iterable[dict[str, Any]]) -> list[UUID]:
-        """Place orders, all at once, and return their ids."""
-        placed = await asyncio.gather(*(self._client.place(order) for order in orders))
-        self._orders = [one.id for one in placed]
-        return self._orders
+    @property
+    def faults(self) -> Sequence[OwnFault]:
+        """See Drilled. The provider takes its orders through its administrator's door."""
+        normal = partial(self._tell_provider, "answer")
+        return [
+            OwnFault(name=name, begin=partial(self._tell_provider, mode), end=normal)
+            for name, mode in _MISBEHAVIOUR.items()
+        ]
 
-    async def asked(self, within_seconds: float = 10.0) -> int:
-        """Wait until the provider has been asked and has not answered; return of how many orders that is so.
+    async def prepare(self) -> None:
+        """See Drilled: sell products, and wait until order has heard of them."""
+        client = self._clients[0]
+        products = [await client.sell(f"Thing {number}", 100 + 50 * number) for number in range(_PRODUCTS)]
+        for product in products:
+            await client.deliver(product, _SCARCE if product == products[-1] else _PLENTY)
+        await known_to_order(self._sources.databases["order"], set(products))
+        self._customers = Customers(self._clients, Range(plenty=products[:-1], scarce=products[-1]))
 
-        Raises DeadlineExceeded.
-        """
-        connection = await asyncpg.connect(self._database_url)
+    async def arrive(self, chance: random.Random, notes: Notes) -> None:
+        """See Drilled."""
+        await self._customers.arrive(chance, notes)
 
-        async def unanswered() -> int:
-            return int(await connection.fetchval("SELECT count(*) FROM operation WHERE answered_at IS NULL"))
+    async def completed(self) -> int:
+        """See Drilled: count the orders that are settled."""
+        return int(await self._asked("SELECT count(*) FROM orders WHERE status <> 'pending'", "fetchval"))
 
+    async def audit(self, within_seconds: float) -> Verdict:
+        """See Drilled."""
+        promises = self._customers.promises
+        found = await audit(self._sources, promises.accepted, within_seconds=within_seconds)
+        rules: Rules = {rule: list(violations) for rule, violations in found.findings.items()}
+        users = await self._asked("SELECT user_id, count(*) FROM orders GROUP BY user_id", "fetch")
+        status = {order.id: order.status for order in found.books.orders.values()}
+        return Verdict(rules=rules | kept(promises, status, dict(users)), summary=found.summary())
+
+    async def _tell_provider(self, mode: str) -> None:
+        url = f"{self._sources.provider}/admin/mode"
         try:
-            return await until(unanswered, within_seconds, "payment has asked the provider nothing")
-        finally:
-            await connection.close()
+            async with self._http.put(url, json={"mode": mode}) as answer:
+                answer.raise_for_status()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise DependencyUnavailable(f"the provider does not obey: {type(error).__name__}") from error
 
-    async def kill(self) -> int:
-        """Kill payment with SIGKILL; return how many orders wait now."""
-        self._killed_at = time.perf_counter()
-        await self._payment.kill()
-        orders = await asyncio.gather(*(self._client.order(order_id) for order_id in self._orders))
-        return sum(order["status"] == "pending" for order in orders)
+    async def _asked(self, query: str, how: str) -> Any:
+        try:
+            connection = await asyncpg.connect(self._sources.databases["order"], timeout=_ANSWER_SECONDS)
+            try:
+                return await getattr(connection, how)(query, timeout=_ANSWER_SECONDS)
+            finally:
+                connection.terminate()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise DatabaseUnavailable(f"order's database does not answer: {type(error).__name__}") from error
 
-    def since_kill(self) -> float:
-        """Return the seconds since then."""
-        return time.perf_counter() - self._killed_at
+
+def kept(promises: Promises, status: Mapping[Any, str], orders_of: Mapping[Any, int]) -> Rules:
+    """Return what customers were promised and did not get: `status` by order, `orders_of` the number by user. Pure."""
+    return {
+        "nobody was told what is not so": promises.broken,
+        "an order whose cancellation was accepted is cancelled": [
+            f"order {order_id} was to be cancelled, and is {status.get(order_id, 'lost')}"
+            for order_id in promises.cancelled
+            if status.get(order_id) != "cancelled"
+        ],
+        "a submission makes one order, however often it is repeated": [
+            f"user {user_id} submitted one order and has {number}"
+            for user_id, number in orders_of.items()
+            if number > 1 or user_id not in promises.submitted
+        ],
+    }
+
+
+@asynccontextmanager
+async def drilled(system: RunningSystem) -> AsyncIterator[ShopDrill]:
+    """See covey.testing.drill.drilled: the shop that is up, ready to be drilled."""
+    sources = Sources(
+        databases={service: system.database_url(service) for service in SERVICES}, provider=system.url(PROVIDER)
+    )
+    async with AsyncExitStack() as stack:
+        clients = []
+        for urls in _replicas(system):
+            # No limit to connections: whom a replica keeps waiting must not keep others from asking.
+            connector, limit = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=ATTEMPT_SECONDS)
+            session = aiohttp.ClientSession(connector=connector, timeout=limit)
+            clients.append(ShopClient(await stack.enter_async_context(session), urls))
+        limit = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=limit))
+        yield ShopDrill(clients, http, sources)
+
+
+def _replicas(system: RunningSystem) -> list[dict[str, str]]:
+    """Return the addresses for each client: the first replica of every service, the second of every service, …"""
+    units = {service: system.replicas(service) for service in system.system.services}
+    most = max(map(len, units.values()))
+    return [{service: own[number % len(own)].url for service, own in units.items()} for number in range(most)]

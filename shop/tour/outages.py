@@ -10,7 +10,7 @@ from covey.errors import DependencyUnavailable
 from covey.local.unit import Unit
 from covey.local.up import covey
 from shop.client import Unexpected
-from shop.drill import Drill
+from shop.killing import Killing
 from shop.tour.stage import SAGA_SECONDS, Stage
 
 _ORDERS = 8
@@ -85,7 +85,7 @@ async def a_replica_dies(stage: Stage) -> None:
 async def _under_way(stage: Stage) -> list[UUID]:
     """Place orders, and return when payment has asked the provider about some and has no answer yet."""
     orders = await stage.place(_ORDERS, "tok_slow")
-    asked = await Drill(stage.client, stage.system.units["payment"], stage.system.database_url("payment")).asked()
+    asked = await Killing(stage.client, stage.system.units["payment"], stage.system.database_url("payment")).asked()
     stage.check(f"{len(orders)} orders are under way; payment waits for the provider's answer to {asked}")
     return orders
 

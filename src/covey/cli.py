@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -164,6 +165,31 @@ def migrate(as_json: AsJson = False) -> None:
         return
     for service, revisions in applied.items():
         _say(f"{service}: {', '.join(revisions) or 'nothing to do'}")
+
+
+@app.command(epilog="Example: covey drill --seed 7 --minutes 2")
+def drill(
+    seed: Annotated[int | None, typer.Option(help="The same seed makes the same faults; default: a new one.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, max=600, help="How long the load lasts.")] = 2,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Arrivals a second.")] = 30,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the page goes; default: .covey/drills.", dir_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a system of its own, break it on a schedule drawn from a seed, and have it audited.
+
+    Processes are killed and stopped, messages duplicated and delayed, and what the system itself knows to break, while
+    users arrive who wait for nobody. `[drill]` in covey.toml names the module that knows users and auditor. Exit status
+    0: no violation, and all kills hit. Ctrl-C ends load and faults, and audits; a second one ends it all.
+    """
+    from covey.testing.drill.command import run_drill
+    from covey.testing.drill.drill import DrillOptions
+
+    chosen = secrets.randbelow(100_000) if seed is None else seed
+    passed = _run(run_drill(_root(), DrillOptions(seed=chosen, seconds=60 * minutes, rate=rate), report, as_json, _say))
+    if not passed:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: covey export order --check")

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from covey.database.pool import PoolOptions
 from covey.errors import ConfigurationError
 from covey.http.edge import HttpOptions
-from covey.local.system import DemoEntry, NatsEntry, ProcessEntry, ServiceEntry, System
+from covey.local.system import DemoEntry, DrillEntry, NatsEntry, ProcessEntry, ServiceEntry, System
 from covey.messaging.options import MessagingOptions
 from covey.settings import ServiceSettings, load
 from tests.docs.pages import ROOT
@@ -71,6 +71,7 @@ def test_every_key_of_the_system_file_is_on_the_page() -> None:
         "processes": ProcessEntry,
         "engines": NatsEntry,
         "demo": DemoEntry,
+        "drill": DrillEntry,
     }
     assert set(System.model_fields) == {*tables, "root"}
 
@@ -80,6 +81,7 @@ def test_every_key_of_the_system_file_is_on_the_page() -> None:
         **keys("processes.<name>", ProcessEntry),
         **keys("engines.nats", NatsEntry),
         **keys("demo", DemoEntry),
+        **keys("drill", DrillEntry),
     }
 
 

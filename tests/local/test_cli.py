@@ -579,6 +579,8 @@ def test_a_service_left_out_is_shown_with_what_it_needs(covey: Covey, system_roo
         (("up", "--without", "gamma"), "'gamma' is no service of test-"),
         (("up", "--replicas", "alpha"), "'alpha' must read like payment=2"),
         (("logs", "gamma"), "gamma has written nothing; there are:"),
+        (("drill",), "says nothing of drills: name the module"),
+        (("drill", "--minutes", "0"), "Invalid value for '--minutes': Input should be greater than or equal to 0.1"),
     ],
 )
 def test_a_wrong_argument_is_named_with_the_right_ones(covey: Covey, arguments: tuple[str, ...], told: str) -> None:
@@ -597,7 +599,7 @@ def test_a_wrong_system_file_has_a_status_of_its_own(covey: Covey, system_root: 
     assert "line 1: system.name: it is missing" in command.shown
 
 
-@pytest.mark.parametrize("command", ["", "up", "down", "status", "logs", "migrate", "export", "contracts"])
+@pytest.mark.parametrize("command", ["", "up", "down", "status", "logs", "migrate", "export", "contracts", "drill"])
 def test_help_imports_nothing_of_what_the_command_needs_and_gives_an_example(command: str, tmp_path: Path) -> None:
     """What a command needs is imported when it runs: help costs what typer costs, and nothing of ours."""
     bare = (

@@ -83,7 +83,7 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
         ),
         pytest.param(
             '[system]\nname = "a"\n[services.alpha]\n[demo]\nmodule = "shop/tour.py"\n',
-            r"line 5: demo\.module: it must be the name of a module as `python -m` takes it",
+            r"line 5: demo\.module: it must be the name of a module as it is imported, such as shop\.tour",
             id="a demo that is no module",
         ),
         pytest.param(
@@ -120,6 +120,21 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
             "[system]\nname = 'a'\n[services.alpha]\n[processes.p]\ncommand = 'sh -c \"oops'\n",
             r"line 5: processes\.p\.command: it cannot be split into words .*No closing quotation",
             id="a quote that is not closed",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[drill]\nmodul = "a.drill"\n',
+            r"line 5: drill\.modul: there is no such key, did you mean 'module'\?",
+            id="a misspelt key of drills",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[drill]\nmodule = "a/drill.py"\n',
+            r"line 5: drill\.module: it must be the name of a module as it is imported, such as shop\.tour",
+            id="a drill that is no module",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[drill]\nmodule = "alpha.drill"\n',
+            r"line 5: drill\.module: there is no module alpha\.drill in ",
+            id="a drill that is not there",
         ),
         pytest.param(
             '[system]\nname = "a"\n[services.alpha]\nenv = { A = "{processes.q.url}" }\n',

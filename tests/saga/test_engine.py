@@ -21,7 +21,7 @@ from covey.saga.definition import retriable, step
 from covey.saga.saga import Saga
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, replica
-from covey.work.unit_of_work import Work
+from covey.work.unit_of_work import Transactions, Work
 from tests.saga.stage import Data, Stage, hasty, on_stage, place
 
 FORWARD = ["Reserve", "Hold", "Take", "Ship"]
@@ -176,6 +176,22 @@ async def test_cancelling_before_the_pivot_is_definite_and_undoes(stage: Stage, 
     assert "Take" not in done
     assert ("Unhold" in done) is (at == "Hold")
     assert done[-1] == "Release"
+
+
+async def test_a_timeout_is_not_lost_on_a_replica_that_remembers_the_saga_as_it_was(stage: Stage) -> None:
+    stage.participant.script = {"Hold": ["mute"] * 1_000, "Unhold": ["mute"] * 1_000}
+    saga_id = await stage.start(saga=hasty)
+    await _asked(stage, saga_id, "Hold")
+    another_replica = Transactions(stage.order.database, "order")
+    async with another_replica.begin() as work:
+        await hasty.cancel(work, saga_id, "changed my mind")
+
+    async def has_been_asked_again() -> bool:
+        return "Unhold asked again" in await stage.history(saga_id)
+
+    await eventually(has_been_asked_again)
+    stage.participant.script = {}
+    assert await stage.end_of(saga_id) == "compensated"
 
 
 async def test_cancelling_at_the_pivot_is_refused_and_changes_nothing(stage: Stage) -> None:

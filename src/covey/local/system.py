@@ -18,6 +18,9 @@
     [demo]
     module = "shop.tour"                # what `covey demo` runs, in the folder of this file
 
+    [drill]
+    module = "shop.drill"               # who uses the system in a drill, and who audits it
+
 In a value of `env`, `{processes.sandbox-provider.url}` and `{services.order.url}` stand for addresses.
 """
 
@@ -51,7 +54,7 @@ _IN_WORDS = {
     _SPAN: "it must be always, or a span such as 500ms, 10s, 2m",
     _VARIABLE: "a variable's name has letters, digits and underscores, and does not begin with a digit",
     _NO_ZERO: "no variable can hold a zero byte",
-    _MODULE: "it must be the name of a module as `python -m` takes it, such as shop.tour",
+    _MODULE: "it must be the name of a module as it is imported, such as shop.tour",
 }
 
 Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=40)]
@@ -103,6 +106,12 @@ class DemoEntry(_Entry):
     module: Annotated[str, StringConstraints(pattern=_MODULE)]
 
 
+class DrillEntry(_Entry):
+    """Who uses the system in a drill, and audits it: a module in the folder of the system file."""
+
+    module: Annotated[str, StringConstraints(pattern=_MODULE)]
+
+
 class System(_Entry):
     """A whole system file. `root` is the folder in which it stands."""
 
@@ -112,6 +121,7 @@ class System(_Entry):
     processes: dict[Name, ProcessEntry] = {}
     engines: _Engines = _Engines()
     demo: DemoEntry | None = None
+    drill: DrillEntry | None = None
 
     @property
     def name(self) -> str:
@@ -201,6 +211,8 @@ def _model_at(table: tuple[str, ...]) -> type[BaseModel]:
             return _System
         case ("demo",):
             return DemoEntry
+        case ("drill",):
+            return DrillEntry
         case _:
             return System
 
@@ -225,6 +237,14 @@ def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
                 yield (part, name, "env", variable), f"{part}.{name}.env.{variable}: {problem}"
     if system.demo is not None and (problem := _no_demo(system.root, system.demo.module)):
         yield ("demo", "module"), f"demo.module: {problem}"
+    if system.drill is not None and not _module_exists(system.root, system.drill.module):
+        yield ("drill", "module"), f"drill.module: there is no module {system.drill.module} in {system.root}"
+
+
+def _module_exists(root: Path, module: str) -> bool:
+    """Look for its file: to import it is another matter."""
+    path = root.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def _not_to_be_run(system: System, service: str) -> str:

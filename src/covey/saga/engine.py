@@ -87,6 +87,10 @@ class SagaEngine:
             update(work, record, transition.wait_seconds, moved=transition.moved)
             if transition.moved:
                 self._observe(saga, record, before)
+        elif record.remembered:
+            # Only a guess says that nobody waits for this message, and a lost timeout would strand the saga: written
+            # over itself, or Contention tells that it is no longer so, and it is read.
+            update(work, record, None, moved=False)
 
     async def _apply(self, saga: Definition[Any], transition: Transition, delivery: Delivery, work: Work) -> bool:
         """Feed the message to the saga, if it is what the saga waits for; return whether the row changed."""

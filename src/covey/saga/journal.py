@@ -26,7 +26,7 @@ class Record:
 
     `unmoved_seconds` is for how long it had not moved when it was read. `token` is of the writing that was read, and
     `written` of the one that will replace it: whoever finds another token in the row has read what is no longer so.
-    `size` is that of the data as written, in characters.
+    `size` is that of the data as written, in characters. `remembered`: it was not read but is only a guess.
     """
 
     id: UUID
@@ -40,6 +40,7 @@ class Record:
     token: int = 0
     written: int | None = None
     size: int = 0
+    remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Sagas as this process has last written them, so that a turn need not read what it knows already.
 
 What is remembered is only a guess: another replica may have moved the saga since, or a failover taken the writing
-back. The row's token tells: `covey.move_sagas` writes over the very writing that is remembered, or raises.
+back. The row's token tells: `covey.move_sagas` writes over the very writing that is remembered, or raises. Who
+decides on a memory to do nothing has it written over itself, to be told.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Recent:
             return None
         now = time.monotonic()
         taken = [self._records.pop(saga_id) for saga_id in ids]
-        return {record.id: replace(record, unmoved_seconds=now - since) for record, since in taken}
+        return {record.id: replace(record, unmoved_seconds=now - since, remembered=True) for record, since in taken}
 
     def keep(self, records: Iterable[Record]) -> None:
         """Remember sagas that were written in a transaction which has committed."""
