@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,11 +14,11 @@ from covey.local.launcher import write_atomically
 from covey.local.processes import PROCESS_RANK, SERVICE_RANK, Launch
 from covey.local.program import HttpService, OtherProcess, Program
 from covey.local.system import REFERENCE, System
+from covey.settings import environment_in, environment_text
 
 Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 """Given the name of a process and what it would be told, returns what it is told instead."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,;?&=~-]*")
 _GIVEN_BY_COVEY = ("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL")
 
 
@@ -100,21 +99,16 @@ class Plan:
 
 
 def environment_file(state: Path, service: str) -> Path:
-    """Return the file that holds what a service is told while the system is up, as lines `NAME=value`.
-
-    A value that a reader of such files might take for more than its characters stands in single quotes.
-    """
+    """Return the file that holds what a service is told while the system is up, as lines `NAME=value`."""
     return state / "env" / f"{service}.env"
+
+
+def read_environment(state: Path, service: str) -> dict[str, str]:
+    """Return what is in that file; raises FileNotFoundError when there is none."""
+    return environment_in(environment_file(state, service).read_text())
 
 
 def write_environment(state: Path, service: str, told: Mapping[str, str]) -> None:
     """Write that file; it holds passwords, so that only this user can read it."""
     environment_file(state, service).parent.mkdir(exist_ok=True)
-    lines = "".join(f"{name}={_written(value)}\n" for name, value in told.items())
-    write_atomically(environment_file(state, service), lines)
-
-
-def _written(value: str) -> str:
-    if _PLAIN.fullmatch(value):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    write_atomically(environment_file(state, service), environment_text(told))
