@@ -15,7 +15,7 @@ from uuid import UUID
 
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError
-from covey.local.plan import environment_file, read_environment
+from covey.local.environment import environment_file, read_environment
 from covey.messaging.dead_letters import DeadLetter, DeadLetters, Entry, Whole
 from covey.work.unit_of_work import Transactions
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from covey.errors import NotFound
+from covey.local.system import ONE_PROCESS
 from covey.telemetry.rendering import pretty_line
 
 _POLL_SECONDS = 0.1
@@ -41,28 +42,53 @@ def show_logs(
 ) -> None:
     """Show the last lines of these processes, of all if none is named; with `follow`, then go on for ever.
 
-    Lines carry the name of their process when there are several. Raises NotFound for a name that never ran.
+    Of services that share a process each has the lines that name it; what names none is the process's own. Lines carry
+    the name of who wrote them when there are several. Raises NotFound for a name that never wrote anything.
     """
-    known = {path.stem: path for path in sorted((folder / "logs").glob("*.log"))}
-    if missing := [name for name in names if name not in known]:
+    paths = sorted((folder / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
+    files = {path: path.open(errors="replace") for path in paths if not names or path.stem in (*names, ONE_PROCESS)}
+    last = {path.stem: deque[str](maxlen=last_lines) for path in paths if not names or path.stem in names}
+    for path, file in files.items():
+        for line in file:
+            name = _writer(path, line)
+            if not names or name in names:
+                last.setdefault(name, deque(maxlen=last_lines)).append(line.rstrip("\n"))
+    if missing := [name for name in names if name not in last]:
+        known = sorted({path.stem for path in paths} | {name for path in files for name in _writers(path)})
         raise NotFound(f"{missing[0]} has written nothing; there are: {', '.join(known) or 'no logs yet'}")
-    chosen = {name: path for name, path in known.items() if not names or name in names}
-    files: dict[str, TextIO] = {name: path.open(errors="replace") for name, path in chosen.items()}
-    prefixes = {name: f"{name.ljust(max(map(len, files)))} | " if len(files) > 1 else "" for name in files}
+    width = max(map(len, last)) if len(last) > 1 else 0
 
     def show_line(name: str, line: str) -> None:
         for shown in view(line).split("\n"):
-            show(prefixes[name] + shown)
+            show(f"{name.ljust(width)} | {shown}" if width else shown)
 
-    for name, file in files.items():
-        for line in deque(file, last_lines):
-            show_line(name, line.rstrip("\n"))
+    for name in sorted(last):
+        for line in last[name]:
+            show_line(name, line)
     while follow:
-        for name, path in chosen.items():
-            for line in _new_lines(files[name]):
-                show_line(name, line)
-            files[name] = _current(path, files[name])
+        for path, file in files.items():
+            for line in _new_lines(file):
+                if not names or _writer(path, line) in names:
+                    show_line(_writer(path, line), line)
+            files[path] = _current(path, file)
         time.sleep(_POLL_SECONDS)
+
+
+def _writers(path: Path) -> set[str]:
+    with path.open(errors="replace") as file:
+        return {_writer(path, line) for line in file}
+
+
+def _writer(path: Path, line: str) -> str:
+    """Return who wrote a line of that log: the process, or in the log of all services the one that the line names."""
+    if path.stem != ONE_PROCESS:
+        return path.stem
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return path.stem
+    service = said.get("service") if isinstance(said, dict) else None
+    return service if isinstance(service, str) else path.stem
 
 
 def _new_lines(file: TextIO) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from covey.local.backing import start_backing
 from covey.local.databases import make_databases, migrate_databases
 from covey.local.engines.embedded import EngineOptions
-from covey.local.plan import read_environment
+from covey.local.environment import read_environment
 from covey.local.state import open_state, supervisor_of
 from covey.local.system import System, read_system
 

@@ -91,9 +91,11 @@ class Foreground:
     def _summary(self, running: RunningSystem, seconds: float) -> str:
         status = read_status(running.state)
         shown = render(status.units if status else [], colours=self._colours)
-        without = f" without {', '.join(self._options.without)}" if self._options.without else ""
+        how = " in one process" if self._options.one_process else ""
+        if self._options.without:
+            how += f" without {', '.join(self._options.without)}"
         return (
-            f"{running.system.name} is up{without} after {seconds:.1f} s\n\n{shown}\n{_moved(running.moved)}\n"
+            f"{running.system.name} is up{how} after {seconds:.1f} s\n\n{shown}\n{_moved(running.moved)}\n"
             f"Ctrl-C stops it. In another terminal: {covey()} status, {covey()} logs -f, {covey()} down"
         )
 
