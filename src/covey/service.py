@@ -202,7 +202,9 @@ def stopped_by_signals() -> asyncio.Event:
 
 def last_words(service: str, error: BaseException) -> str:
     """Return one line that says what ended a service, without the secrets that an error may quote."""
-    first = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+    first = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
     name = "" if isinstance(first, CoveyError) else f"{type(first).__name__}: "
     return f"{service}: {redact_text(name + text_of(first))}"
 

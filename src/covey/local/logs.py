@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -47,36 +47,46 @@ def show_logs(
     """
     paths = sorted((folder / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
     files = {path: path.open(errors="replace") for path in paths if not names or path.stem in (*names, ONE_PROCESS)}
-    last = {path.stem: deque[str](maxlen=last_lines) for path in paths if not names or path.stem in names}
+    try:
+        last = {path.stem: deque[str](maxlen=last_lines) for path in files if not names or path.stem in names}
+        for name, line in _lines(files, names, whole=follow):
+            last.setdefault(name, deque(maxlen=last_lines)).append(line)
+        if missing := [name for name in names if name not in last]:
+            known = ", ".join(sorted(_writers(paths))) or "no logs yet"
+            raise NotFound(f"{missing[0]} has written nothing; there are: {known}")
+        width = max(map(len, last)) if len(last) > 1 else 0
+        for name in sorted(last):
+            for line in last[name]:
+                _show(name, line, width, show, view)
+        while follow:
+            for name, line in _lines(files, names):
+                _show(name, line, width, show, view)
+            files |= {path: _current(path, file) for path, file in files.items()}
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for file in files.values():
+            file.close()
+
+
+def _show(name: str, line: str, width: int, show: Callable[[str], None], view: View) -> None:
+    for shown in view(line).split("\n"):
+        show(f"{name.ljust(width)} | {shown}" if width else shown)
+
+
+def _lines(files: Mapping[Path, TextIO], names: Sequence[str], *, whole: bool = True) -> Iterator[tuple[str, str]]:
+    """Yield the lines that were written since, each with who wrote it; those of others are passed over."""
     for path, file in files.items():
-        for line in file:
+        for line in _new_lines(file, whole):
             name = _writer(path, line)
             if not names or name in names:
-                last.setdefault(name, deque(maxlen=last_lines)).append(line.rstrip("\n"))
-    if missing := [name for name in names if name not in last]:
-        known = sorted({path.stem for path in paths} | {name for path in files for name in _writers(path)})
-        raise NotFound(f"{missing[0]} has written nothing; there are: {', '.join(known) or 'no logs yet'}")
-    width = max(map(len, last)) if len(last) > 1 else 0
-
-    def show_line(name: str, line: str) -> None:
-        for shown in view(line).split("\n"):
-            show(f"{name.ljust(width)} | {shown}" if width else shown)
-
-    for name in sorted(last):
-        for line in last[name]:
-            show_line(name, line)
-    while follow:
-        for path, file in files.items():
-            for line in _new_lines(file):
-                if not names or _writer(path, line) in names:
-                    show_line(_writer(path, line), line)
-            files[path] = _current(path, file)
-        time.sleep(_POLL_SECONDS)
+                yield name, line
 
 
-def _writers(path: Path) -> set[str]:
-    with path.open(errors="replace") as file:
-        return {_writer(path, line) for line in file}
+def _writers(paths: Sequence[Path]) -> set[str]:
+    """Return who has a log, or lines in the log of all services."""
+    of_all = [path for path in paths if path.stem == ONE_PROCESS]
+    lines = [(path, line) for path in of_all for line in path.read_text(errors="replace").splitlines()]
+    return {path.stem for path in paths} | {_writer(path, line) for path, line in lines}
 
 
 def _writer(path: Path, line: str) -> str:
@@ -91,12 +101,12 @@ def _writer(path: Path, line: str) -> str:
     return service if isinstance(service, str) else path.stem
 
 
-def _new_lines(file: TextIO) -> Iterator[str]:
-    """Yield the whole lines written since; half a line waits for its other half."""
+def _new_lines(file: TextIO, whole: bool) -> Iterator[str]:
+    """Yield the lines written since; if they are to be whole, half a line waits for its other half."""
     while True:
         position = file.tell()
         line = file.readline()
-        if not line.endswith("\n"):
+        if not line or (whole and not line.endswith("\n")):
             file.seek(position)
             return
         yield line.rstrip("\n")
