@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
@@ -341,6 +342,39 @@ async def test_modules_of_one_name_in_two_services_are_named_with_who_asked(pair
     assert re.search(r"alpha cannot be imported: .*alpha/clients.py and .*beta/clients.py both are", said), said
 
 
+@pytest.mark.slow
+async def test_a_debugger_that_was_attached_once_steps_through_an_order(
+    shop_root: Path, given: Mapping[str, str]
+) -> None:
+    stops = {
+        "order/order_service/routes.py": "create_order",
+        "inventory/inventory_service/handlers.py": "reserve_stock",
+        "payment/payment_service/handlers.py": "intend",
+    }
+    places = [f"{ROOT}/services/{file}:{first_line_of(ROOT / 'services' / file, stops[file])}" for file in stops]
+    commands = [word for place in places for word in ("-c", f"tbreak {place}")]
+    async with up(shop_root, given, without=SERVICES) as system, keeping(system) as shop:
+        debugged = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pdb", *commands, "-c", "continue", "-m", "covey.local.host", *SERVICES),
+            cwd=shop_root,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert debugged.stdin is not None
+        assert debugged.stdout is not None
+        await eventually(lambda: is_ready(system, "payment"), _PATIENCE)
+        product = await shop.product()
+        placing = asyncio.create_task(shop.client.place(order_of({product: 1})))
+        for function in stops.values():
+            await debugged.stdout.readuntil(f"{function}()\n".encode())
+            debugged.stdin.write(b"continue\n")
+        order = await shop.client.settled((await placing).id)
+        debugged.kill()
+        await debugged.communicate()
+
+    assert order["status"] == "confirmed"
+
+
 def hosted(root: Path, *names: str) -> tuple[int, str]:
     """Run services by hand; return how that ended, and what it said."""
     command = [sys.executable, "-m", "covey.local.host", *names]
@@ -367,3 +401,11 @@ async def is_ready(system: RunningSystem, service: str) -> bool:
         return "ok" in await asked(f"{system.url(service)}/ready")
     except OSError:
         return False
+
+
+def first_line_of(file: Path, function: str) -> int:
+    """Return the line of the first statement of a function, for a breakpoint."""
+    tree = ast.parse(file.read_text())
+    found = next(n for n in ast.walk(tree) if isinstance(n, ast.AsyncFunctionDef) and n.name == function)
+    statements = [statement for statement in found.body if not isinstance(statement, ast.Expr)]
+    return statements[0].lineno

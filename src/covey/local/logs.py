@@ -45,8 +45,10 @@ def show_logs(
     Of services that share a process each has the lines that name it; what names none is the process's own. Lines carry
     the name of who wrote them when there are several. Raises NotFound for a name that never wrote anything.
     """
-    paths = sorted((folder / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
-    files = {path: path.open(errors="replace") for path in paths if not names or path.stem in (*names, ONE_PROCESS)}
+    paths = sorted((folder / "logs").glob("*.log"), key=lambda path: (path.stat().st_mtime, path.stem))
+    files: dict[Path, TextIO] = {
+        path: path.open(errors="replace") for path in paths if not names or path.stem in (*names, ONE_PROCESS)
+    }
     try:
         last = {path.stem: deque[str](maxlen=last_lines) for path in files if not names or path.stem in names}
         for name, line in _lines(files, names, whole=follow):

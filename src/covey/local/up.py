@@ -59,6 +59,8 @@ class Foreground:
             self._say(self._summary(running, time.monotonic() - began))
             for service in self._options.without:
                 self._say(_by_hand(service, dict(await running.told(service))))
+            if len(self._options.without) > 1:
+                self._say(f"all in one process: python -m covey.local.host {' '.join(self._options.without)}")
 
     def _begin(self) -> None:
         folder = self._options.state or self._root / ".covey"
