@@ -18,6 +18,7 @@ from uuid import UUID
 import aiohttp
 import asyncpg
 
+from covey.local.system import ONE_PROCESS
 from shop.books import SERVICES, Sources
 
 # Of things that happened at the same instant, in one transaction, this is the order of cause and effect.
@@ -48,7 +49,8 @@ async def timeline(sources: Sources, order_id: UUID, logs: Path | None = None) -
             await connection.close()
     moments += await _provider(sources.provider, order_id)
     if logs is not None:
-        moments += [moment for service in SERVICES for moment in _log(logs / f"{service}.log", service, correlation_id)]
+        files = [logs / f"{name}.log" for name in (*SERVICES, ONE_PROCESS)]
+        moments += [moment for file in files for moment in _log(file, correlation_id)]
     return sorted(moments, key=lambda moment: (moment.at, _RANK[moment.kind]))
 
 
@@ -138,7 +140,7 @@ async def _provider(url: str, order_id: UUID) -> list[Moment]:
     ]
 
 
-def _log(path: Path, service: str, correlation_id: str) -> Iterator[Moment]:
+def _log(path: Path, correlation_id: str) -> Iterator[Moment]:
     """Yield the requests, and the warnings and errors, that were logged under this correlation id."""
     if not correlation_id or not path.exists():
         return
@@ -146,7 +148,7 @@ def _log(path: Path, service: str, correlation_id: str) -> Iterator[Moment]:
         for line in lines:
             if correlation_id in line and line.startswith("{"):
                 entry = json.loads(line)
-                at = datetime.fromisoformat(entry["timestamp"])
+                at, service = datetime.fromisoformat(entry["timestamp"]), entry["service"]
                 if entry["event"] == "request":
                     text = f"{entry['method']} {entry['path']} → {entry['status']}, {entry['duration_ms']:.0f} ms"
                     began = at - timedelta(milliseconds=entry["duration_ms"])

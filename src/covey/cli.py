@@ -66,16 +66,20 @@ def main() -> None:
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
 
 
-@app.command(epilog="Example: covey up --without order --replicas payment=2")
+@app.command(epilog="Example: covey up --without order --replicas payment=2, or covey up --one-process")
 def up(
     without: Annotated[list[str] | None, typer.Option(help="A service to leave out, to start it by hand.")] = None,
     replicas: Annotated[list[str] | None, typer.Option(help="How many of a service: NAME=COUNT.")] = None,
+    one_process: Annotated[bool, typer.Option("--one-process", help="All services in one process.")] = False,
 ) -> None:
     """Bring the whole system up and keep it up until Ctrl-C.
 
     Starts PostgreSQL, NATS and Valkey (unless COVEY_POSTGRES_ADMIN_URL, NATS_URL and VALKEY_URL name yours), makes a
     database for each service, migrates it, starts every service and waits until it is ready. What dies is started
     again; what changes on disk is reloaded. A second Ctrl-C hurries.
+
+    With --one-process a debugger attaches once and steps through all services, and they need a third of the memory;
+    what one of them blocks or crashes, it does to all.
     """
     from covey.local.running import UpOptions
     from covey.local.system import read_system
@@ -86,7 +90,7 @@ def up(
     for name in (*(without or []), *counts):
         if name not in system.services:
             raise typer.BadParameter(f"{name!r} is no service of {system.name}: {', '.join(system.services)}")
-    options = UpOptions(without=without or [], replicas=counts)
+    options = UpOptions(without=without or [], replicas=counts, one_process=one_process)
     _run(Foreground(_root(), options, _say_if_heard, colours=_colours()).run())
 
 

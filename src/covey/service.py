@@ -11,7 +11,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -21,6 +21,7 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
@@ -30,7 +31,7 @@ import uvloop
 from fastapi import APIRouter
 
 from covey.database.pool import Database, PoolOptions
-from covey.errors import ConfigurationError, CoveyError, HistoryLost
+from covey.errors import ConfigurationError, CoveyError, DefinitionError, HistoryLost
 from covey.http.application import application
 from covey.http.edge import HttpOptions
 from covey.http.head import BoundedHead
@@ -108,13 +109,16 @@ class Service(Generic[S]):
         What the line says is searched for secrets, for an error may quote a setting. The stack is in the log.
         """
         try:
-            uvloop.run(self._serve(self.load_settings()))
+            uvloop.run(self._run(self.load_settings()))
         except (Exception, BaseExceptionGroup) as error:
-            sys.exit(f"{self.name}: {_last_words(error)}")
+            sys.exit(last_words(self.name, error))
 
-    def load_settings(self) -> S:
-        """Read its settings from the environment; raises ConfigurationError naming each variable that is wrong."""
-        return load(self._settings, self.name)
+    def load_settings(self, environment: Mapping[str, str] | None = None) -> S:
+        """Read its settings from that environment, by default the process's.
+
+        Raises ConfigurationError naming each variable that is wrong.
+        """
+        return load(self._settings, self.name, environment)
 
     @asynccontextmanager
     async def composed(self, settings: S) -> AsyncIterator[Parts]:
@@ -156,14 +160,15 @@ class Service(Generic[S]):
             await stack.enter_async_context(messaging.running(settings.drain_timeout))
             yield Running(app, messaging, database, telemetry, readiness)
 
-    async def _serve(self, settings: S) -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async def serve(self, settings: S, stop: asyncio.Event) -> None:
+        """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it.
+
+        It takes nothing that a process has one of, so that several services serve in one, each in a task of its own.
+        """
         async with self.running(settings) as running:
             server = _Server(_http(running.app, settings))
             serving = asyncio.create_task(server.serve(), name="http")
-            ended = asyncio.create_task(stop.wait(), name="signals")
+            ended = asyncio.create_task(stop.wait(), name="stop")
             await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 await serving  # it could not listen: raise what it has to say
@@ -172,6 +177,9 @@ class Service(Generic[S]):
             await asyncio.sleep(settings.unready_for.total_seconds())
             server.should_exit = True
             await serving
+
+    async def _run(self, settings: S) -> None:
+        await self.serve(settings, stopped_by_signals())
 
     def _telemetry_options(self, settings: S) -> TelemetryOptions:
         return TelemetryOptions(
@@ -184,16 +192,35 @@ class Service(Generic[S]):
         )
 
 
+def stopped_by_signals() -> asyncio.Event:
+    """Return an event of the running loop that SIGTERM and SIGINT set from now on: for who owns the process."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def last_words(service: str, error: BaseException) -> str:
+    """Return one line that says what ended a service, without the secrets that an error may quote."""
+    first = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    name = "" if isinstance(first, CoveyError) else f"{type(first).__name__}: "
+    return f"{service}: {redact_text(name + text_of(first))}"
+
+
+def service_of(package: str) -> Service[Any]:
+    """Return the service that a package defines, by convention as `service` in its `main`; raises DefinitionError."""
+    found = getattr(import_module(f"{package}.main"), "service", None)
+    if not isinstance(found, Service):
+        raise DefinitionError(f"there is no `service = Service(…)` in {package}.main")
+    return found
+
+
 def _log_failure(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
     """Log what ends the service, while there is a log; a CoveyError says enough in one line."""
     if isinstance(error, (Exception, BaseExceptionGroup)) and not isinstance(error, CoveyError):
         log.critical("service_failed", exc_info=error)
-
-
-def _last_words(error: BaseException) -> str:
-    first = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
-    name = "" if isinstance(first, CoveyError) else f"{type(first).__name__}: "
-    return redact_text(name + text_of(first))
 
 
 class _Server(uvicorn.Server):
@@ -224,6 +251,7 @@ def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout.total_seconds())),
+        reset_contextvars=False,  # a request inherits from this task whose log it writes to
     )
 
 

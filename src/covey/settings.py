@@ -1,4 +1,4 @@
-"""Settings of a service, read once at start from the environment.
+"""Settings of a service, read once at start from the environment of its process, or from one that is given.
 
 A wrong value stops the service before it opens anything, with one line a mistake that names the variable. A span of
 time is a number of seconds (`2.5`), or written as ISO 8601 has it (`PT2.5S`).
@@ -6,14 +6,23 @@ time is a number of seconds (`2.5`), or written as ISO 8601 has it (`PT2.5S`).
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from covey.errors import ConfigurationError
 
@@ -22,6 +31,12 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SYSTEM = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,;?&=~-]*")
+_ASSIGNMENT = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)=(?:'((?:[^'\\]|\\.)*)'|([^\n]*))$", re.MULTILINE | re.DOTALL)
+
+_given: ContextVar[Mapping[str, str] | None] = ContextVar("covey_environment", default=None)
+"""What is read in place of the environment of the process, while `load` has been given one."""
 
 
 class ServiceSettings(BaseSettings):
@@ -61,6 +76,22 @@ class ServiceSettings(BaseSettings):
         ge=timedelta(0),
         description="keep serving for so long after SIGTERM, until load balancers have seen it",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Have the environment that `load` was given read in place of the process's; who overrides it asks it first."""
+        given = _given.get()
+        if given is not None and isinstance(env_settings, EnvSettingsSource):
+            sensitive = env_settings.case_sensitive
+            env_settings.env_vars = {name if sensitive else name.lower(): value for name, value in given.items()}
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
 
     @field_validator("*", mode="before")
     @classmethod
@@ -111,14 +142,15 @@ class ServiceSettings(BaseSettings):
 S = TypeVar("S", bound=ServiceSettings)
 
 
-def load(settings: type[S], service: str) -> S:
-    """Read `settings` from the environment; raise ConfigurationError naming each variable that is wrong.
+def load(settings: type[S], service: str, environment: Mapping[str, str] | None = None) -> S:
+    """Read `settings` from an environment; raise ConfigurationError naming each variable that is wrong.
 
-    What the environment lacks is taken from the file that `covey up --without <service>` writes for a service that
-    is started by hand, in a debugger say, anywhere inside the project.
+    When none is given it is that of the process. What that lacks is taken from the file that `covey up` writes for a
+    service that is started by hand, in a debugger say, anywhere inside the project.
     """
+    token = _given.set(_environment_of_the_process(service) if environment is None else environment)
     try:
-        return settings(_env_file=_left_by_covey_up(service))
+        return settings()
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
@@ -129,6 +161,24 @@ def load(settings: type[S], service: str) -> S:
             + "\n".join(lines)
             + f"\n`covey up` sets these, and `covey up --without {service}` sets them for one that you start yourself"
         ) from None
+    finally:
+        _given.reset(token)
+
+
+def environment_text(environment: Mapping[str, str]) -> str:
+    """Return an environment as lines `NAME=value`.
+
+    A value that a reader of such files might take for more than its characters stands in single quotes.
+    """
+    return "".join(f"{name}={_written(value)}\n" for name, value in environment.items())
+
+
+def environment_in(text: str) -> dict[str, str]:
+    """Return what `environment_text` has written, to the character: a `$` in a value is a `$`."""
+    return {
+        name: plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
+        for name, quoted, plain in (found.groups() for found in _ASSIGNMENT.finditer(text))
+    }
 
 
 def _url(value: str, schemes: tuple[str, ...], example: str) -> str:
@@ -150,7 +200,14 @@ def _header(member: str) -> tuple[str, str]:
     return name.lower(), value
 
 
-def _left_by_covey_up(service: str) -> Path | None:
+def _environment_of_the_process(service: str) -> dict[str, str]:
     here = Path.cwd()
     files = (folder / ".covey" / "env" / f"{service}.env" for folder in (here, *here.parents))
-    return next((file for file in files if file.is_file()), None)
+    file = next((file for file in files if file.is_file()), None)
+    return {**(environment_in(file.read_text()) if file else {}), **os.environ}
+
+
+def _written(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import asyncpg
+import pytest
 
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.testing.eventually import eventually
@@ -16,8 +17,12 @@ FOLDER = Path(__file__).parents[2] / "examples" / "first-service"
 CHOICES = ("tea", "coffee", "water")
 
 
-async def test_every_accepted_vote_is_counted_once_though_the_service_is_killed(tmp_path: Path) -> None:
-    async with running_system(FOLDER, UpOptions(state=tmp_path / ".covey")) as system, client(system) as http:
+@pytest.mark.parametrize("one_process", [False, True])
+async def test_every_accepted_vote_is_counted_once_though_the_service_is_killed(
+    tmp_path: Path, one_process: bool
+) -> None:
+    options = UpOptions(state=tmp_path / ".covey", one_process=one_process)
+    async with running_system(FOLDER, options) as system, client(system) as http:
         votes = [asyncio.create_task(cast(http, choice)) for choice in CHOICES for _ in range(40)]
         await eventually(lambda: any(vote.done() for vote in votes))
         await system.units["ballot"].kill()

@@ -578,6 +578,10 @@ def test_a_service_left_out_is_shown_with_what_it_needs(covey: Covey, system_roo
     [
         (("up", "--without", "gamma"), "'gamma' is no service of test-"),
         (("up", "--replicas", "alpha"), "'alpha' must read like payment=2"),
+        (
+            ("up", "--one-process", "--replicas", "alpha=2"),
+            "alpha has 2 replicas, and in one process",
+        ),
         (("logs", "gamma"), "gamma has written nothing; there are:"),
         (("drill",), "says nothing of drills: name the module"),
         (("drill", "--minutes", "0"), "Invalid value for '--minutes': Input should be greater than or equal to 0.1"),

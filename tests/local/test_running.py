@@ -16,8 +16,8 @@ import pytest
 
 from covey.errors import ConfigurationError
 from covey.local.engines.embedded import Engines
+from covey.local.environment import environment_file
 from covey.local.launcher import birth
-from covey.local.plan import environment_file
 from covey.local.processes import read_records
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.state import AlreadyRunning, StateLost, log_of, records_of

@@ -10,7 +10,7 @@ import pytest_asyncio
 from dotenv import dotenv_values
 
 from covey.errors import ConfigurationError
-from covey.local.plan import environment_file, write_environment
+from covey.local.environment import environment_file, read_environment, write_environment
 from covey.local.state import StateFolder, open_state, supervisor_of
 
 
@@ -87,5 +87,12 @@ def test_what_a_service_is_told_can_be_read_from_its_file_whatever_it_is(tmp_pat
 
     write_environment(tmp_path, "order", told)
 
+    assert read_environment(tmp_path, "order") == told
     assert dotenv_values(environment_file(tmp_path, "order")) == told
     assert environment_file(tmp_path, "order").read_text().splitlines()[0] == f"PLAIN={told['PLAIN']}"
+
+
+def test_what_reads_like_a_variable_in_what_a_service_is_told_is_none(tmp_path: Path) -> None:
+    write_environment(tmp_path, "order", {"TEMPLATE": "${HOME}/it's", "NEXT": "1"})
+
+    assert read_environment(tmp_path, "order") == {"TEMPLATE": "${HOME}/it's", "NEXT": "1"}

@@ -102,6 +102,11 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
             id="a demo with a misspelt key",
         ),
         pytest.param(
+            '[system]\nname = "a"\n[services.services]\n',
+            "'services' is the name of all of them together: choose another",
+            id="the name of the process of all",
+        ),
+        pytest.param(
             '[system]\nname = "a"\n[services.alpha]\n[services.alpha-2]\n',
             "'alpha-2' ends as the name of a replica does: choose another",
             id="a name that a replica has",

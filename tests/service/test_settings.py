@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
+
+from covey.errors import ConfigurationError
+from covey.settings import ServiceSettings, load
 
 GOOD = {
     "DATABASE_URL": "postgresql://shop:for-tests@localhost:5432/shop",
@@ -59,3 +63,32 @@ def test_a_wrong_one_is_named_with_what_it_should_be(name: str, value: str, hint
     assert line.startswith(f"  {name}: ")
     assert hint in line
     assert "hunter2" not in said
+
+
+def test_an_environment_that_is_given_is_read_in_place_of_the_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**GOOD, "PORT": "1", "POOL_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+
+    given = {"DATABASE_URL": "postgresql://b@c/d", "NATS_URL": "nats://e", "REDIS_URL": "redis://f", "port": "2"}
+    found = load(ServiceSettings, "shop", given)
+
+    assert (found.database_url, found.nats_url, found.valkey_url) == tuple(given.values())[:3]
+    assert (found.port, found.pool_size, found.log_level) == (2, 10, "INFO")
+    assert load(ServiceSettings, "shop").port == 1
+
+
+def test_a_variable_that_a_given_environment_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", GOOD["DATABASE_URL"])
+
+    with pytest.raises(ConfigurationError, match="working shop service:\n  DATABASE_URL: Field required\n`"):
+        load(ServiceSettings, "shop", {"NATS_URL": "nats://e"})
+
+
+def test_settings_of_a_service_s_own_are_read_from_a_given_environment_by_the_same_rules() -> None:
+    class Own(ServiceSettings):
+        tags: list[str]
+        patience: timedelta
+
+    found = load(Own, "shop", {**GOOD, "TAGS": '["a", "b"]', "PATIENCE": "PT2S"})
+
+    assert (found.tags, found.patience) == (["a", "b"], timedelta(seconds=2))

@@ -55,6 +55,7 @@ async def test_with_the_logs_it_begins_with_the_request(shop: Shop, tmp_path: Pa
         "timestamp": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
         "level": "info",
         "event": "request",
+        "service": "order",
         "correlation_id": json.loads(headers)["correlation-id"],
         "method": "POST",
         "path": "/api/v1/orders",

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import structlog
 
 from covey.context import Context, Trace, use
+from covey.telemetry.logging import LogPipeline
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 
 
@@ -268,3 +271,75 @@ def test_on_a_terminal_a_line_is_for_people_and_cannot_drive_it(output: Output) 
     assert "42" in text and "x\\ny" in text
     assert "\x1b[2J" not in text
     assert "\n  ValueError: wrong\\x1b[2J" in text
+
+
+class TestSeveralServicesInOneProcess:
+    async def test_each_have_the_lines_that_are_said_in_their_tasks_and_in_what_those_start(self) -> None:
+        outputs = {name: Output() for name in ("order", "payment")}
+        both_open = asyncio.Barrier(2)
+
+        def say(where: str) -> None:
+            structlog.get_logger("own").info(f"{where} by structlog")
+            logging.getLogger("library").info(f"{where} by logging")
+
+        async def serve(name: str) -> None:
+            with Telemetry.open(TelemetryOptions(service=name, write=outputs[name].write)):
+                await both_open.wait()
+                say("task")
+                await asyncio.create_task(asyncio.to_thread(say, "thread"))
+                await both_open.wait()
+
+        async with asyncio.TaskGroup() as tasks:
+            for name in outputs:
+                tasks.create_task(serve(name))
+
+        for name, output in outputs.items():
+            assert {line["service"] for line in output.lines()} == {name}
+            assert sorted(line["event"] for line in output.lines()) == [
+                f"{where} by {how}" for where in ("task", "thread") for how in ("logging", "structlog")
+            ]
+
+    def test_have_levels_of_their_own(self) -> None:
+        quiet, loud = Output(), Output()
+
+        def say() -> None:
+            for level in ("debug", "info", "error"):
+                getattr(structlog.get_logger(), level)(f"structlog {level}")
+                getattr(logging.getLogger("x"), level)(f"logging {level}")
+
+        with Telemetry.open(TelemetryOptions(service="loud", write=loud.write, log_level="DEBUG")):
+            with Telemetry.open(TelemetryOptions(service="quiet", write=quiet.write, log_level="ERROR")):
+                say()
+            say()
+
+        assert [line["event"] for line in quiet.lines()] == ["structlog error", "logging error"]
+        assert len(loud.lines()) == 6
+
+    def test_leave_what_is_said_in_no_task_of_theirs_to_the_one_that_was_first(self) -> None:
+        first, second = Output(), Output()
+
+        with (
+            Telemetry.open(TelemetryOptions(service="first", write=first.write)),
+            Telemetry.open(TelemetryOptions(service="second", write=second.write)),
+        ):
+            thread = threading.Thread(target=logging.getLogger("x").warning, args=("of a library",))
+            thread.start()
+            thread.join()
+            structlog.get_logger().info("of the second")
+
+        assert [line["event"] for line in first.lines()] == ["of a library"]
+        assert [line["event"] for line in second.lines()] == ["of the second"]
+
+    def test_may_end_in_any_order_and_the_last_gives_the_globals_back(self) -> None:
+        root = logging.getLogger()
+        before, pipelines = (root.level, list(root.handlers)), [LogPipeline("a", Output().write) for _ in range(2)]
+
+        for pipeline in pipelines:
+            pipeline.open("DEBUG")
+        pipelines[0].close()
+        assert structlog.is_configured()
+        assert len(root.handlers) == len(before[1]) + 1
+        pipelines[1].close()
+
+        assert not structlog.is_configured()
+        assert (root.level, root.handlers) == before

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError
-from covey.local.plan import environment_file
+from covey.local.environment import environment_file, read_environment
 from covey.messaging.dead_letters import DeadLetter, DeadLetters, Entry, Whole
 from covey.work.unit_of_work import Transactions
 
@@ -116,8 +116,7 @@ def _database_url(service: str, state: Path, environment: Mapping[str, str]) -> 
     if url := environment.get("DATABASE_URL"):
         return url
     file = environment_file(state, service)
-    lines = file.read_text().splitlines() if file.is_file() else []
-    url = next((line.partition("=")[2] for line in lines if line.startswith("DATABASE_URL=")), None)
+    url = read_environment(state, service).get("DATABASE_URL") if file.is_file() else None
     if url is None:
         known = sorted(path.stem for path in file.parent.glob("*.env")) if file.parent.is_dir() else []
         hint = f"the services here are {', '.join(known)}" if known else "`covey up` starts the system"

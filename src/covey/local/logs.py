@@ -6,11 +6,12 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from covey.errors import NotFound
+from covey.local.system import ONE_PROCESS
 from covey.telemetry.rendering import pretty_line
 
 _POLL_SECONDS = 0.1
@@ -41,36 +42,73 @@ def show_logs(
 ) -> None:
     """Show the last lines of these processes, of all if none is named; with `follow`, then go on for ever.
 
-    Lines carry the name of their process when there are several. Raises NotFound for a name that never ran.
+    Of services that share a process each has the lines that name it; what names none is the process's own. Lines carry
+    the name of who wrote them when there are several. Raises NotFound for a name that never wrote anything.
     """
-    known = {path.stem: path for path in sorted((folder / "logs").glob("*.log"))}
-    if missing := [name for name in names if name not in known]:
-        raise NotFound(f"{missing[0]} has written nothing; there are: {', '.join(known) or 'no logs yet'}")
-    chosen = {name: path for name, path in known.items() if not names or name in names}
-    files: dict[str, TextIO] = {name: path.open(errors="replace") for name, path in chosen.items()}
-    prefixes = {name: f"{name.ljust(max(map(len, files)))} | " if len(files) > 1 else "" for name in files}
+    paths = sorted((folder / "logs").glob("*.log"), key=lambda path: (path.stat().st_mtime, path.stem))
+    files: dict[Path, TextIO] = {
+        path: path.open(errors="replace") for path in paths if not names or path.stem in (*names, ONE_PROCESS)
+    }
+    try:
+        last = {path.stem: deque[str](maxlen=last_lines) for path in files if not names or path.stem in names}
+        for name, line in _lines(files, names, whole=follow):
+            last.setdefault(name, deque(maxlen=last_lines)).append(line)
+        if missing := [name for name in names if name not in last]:
+            known = ", ".join(sorted(_writers(paths))) or "no logs yet"
+            raise NotFound(f"{missing[0]} has written nothing; there are: {known}")
+        width = max(map(len, last)) if len(last) > 1 else 0
+        for name in sorted(last):
+            for line in last[name]:
+                _show(name, line, width, show, view)
+        while follow:
+            for name, line in _lines(files, names):
+                _show(name, line, width, show, view)
+            files |= {path: _current(path, file) for path, file in files.items()}
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for file in files.values():
+            file.close()
 
-    def show_line(name: str, line: str) -> None:
-        for shown in view(line).split("\n"):
-            show(prefixes[name] + shown)
 
-    for name, file in files.items():
-        for line in deque(file, last_lines):
-            show_line(name, line.rstrip("\n"))
-    while follow:
-        for name, path in chosen.items():
-            for line in _new_lines(files[name]):
-                show_line(name, line)
-            files[name] = _current(path, files[name])
-        time.sleep(_POLL_SECONDS)
+def _show(name: str, line: str, width: int, show: Callable[[str], None], view: View) -> None:
+    for shown in view(line).split("\n"):
+        show(f"{name.ljust(width)} | {shown}" if width else shown)
 
 
-def _new_lines(file: TextIO) -> Iterator[str]:
-    """Yield the whole lines written since; half a line waits for its other half."""
+def _lines(files: Mapping[Path, TextIO], names: Sequence[str], *, whole: bool = True) -> Iterator[tuple[str, str]]:
+    """Yield the lines that were written since, each with who wrote it; those of others are passed over."""
+    for path, file in files.items():
+        for line in _new_lines(file, whole):
+            name = _writer(path, line)
+            if not names or name in names:
+                yield name, line
+
+
+def _writers(paths: Sequence[Path]) -> set[str]:
+    """Return who has a log, or lines in the log of all services."""
+    of_all = [path for path in paths if path.stem == ONE_PROCESS]
+    lines = [(path, line) for path in of_all for line in path.read_text(errors="replace").splitlines()]
+    return {path.stem for path in paths} | {_writer(path, line) for path, line in lines}
+
+
+def _writer(path: Path, line: str) -> str:
+    """Return who wrote a line of that log: the process, or in the log of all services the one that the line names."""
+    if path.stem != ONE_PROCESS:
+        return path.stem
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return path.stem
+    service = said.get("service") if isinstance(said, dict) else None
+    return service if isinstance(service, str) else path.stem
+
+
+def _new_lines(file: TextIO, whole: bool) -> Iterator[str]:
+    """Yield the lines written since; if they are to be whole, half a line waits for its other half."""
     while True:
         position = file.tell()
         line = file.readline()
-        if not line.endswith("\n"):
+        if not line or (whole and not line.endswith("\n")):
             file.seek(position)
             return
         yield line.rstrip("\n")

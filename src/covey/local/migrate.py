@@ -8,7 +8,7 @@ from pathlib import Path
 from covey.local.backing import start_backing
 from covey.local.databases import make_databases, migrate_databases
 from covey.local.engines.embedded import EngineOptions
-from covey.local.plan import environment_file
+from covey.local.environment import read_environment
 from covey.local.state import open_state, supervisor_of
 from covey.local.system import System, read_system
 
@@ -21,7 +21,8 @@ async def migrate_system(root: Path, environment: Mapping[str, str]) -> dict[str
     system = read_system(root)
     folder = system.root / ".covey"
     if supervisor_of(folder) is not None:
-        return await migrate_databases(system, {name: _known_url(folder, name) for name in system.services})
+        urls = {name: read_environment(folder, name)["DATABASE_URL"] for name in system.services}
+        return await migrate_databases(system, urls)
     return await _migrate_stopped(system, folder, environment)
 
 
@@ -36,8 +37,3 @@ async def _migrate_stopped(system: System, folder: Path, environment: Mapping[st
         return applied
     finally:
         await state.close()
-
-
-def _known_url(folder: Path, service: str) -> str:
-    lines = environment_file(folder, service).read_text().splitlines()
-    return next(line.partition("=")[2] for line in lines if line.startswith("DATABASE_URL="))

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from covey.local.backing import Addresses
-from covey.local.launcher import write_atomically
 from covey.local.processes import PROCESS_RANK, SERVICE_RANK, Launch
-from covey.local.program import HttpService, OtherProcess, Program
-from covey.local.system import REFERENCE, System
+from covey.local.program import HostedServices, HttpService, OtherProcess, Program
+from covey.local.system import ONE_PROCESS, REFERENCE, System
 
 Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 """Given the name of a process and what it would be told, returns what it is told instead."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,;?&=~-]*")
 _GIVEN_BY_COVEY = ("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL")
 
 
@@ -77,10 +74,7 @@ class Plan:
 
     def program(self, member: Member, told: Mapping[str, str]) -> Program:
         """Return the program of that member, told this."""
-        folder = self.system.folder(member.entry)
-        path = os.pathsep.join(filter(None, [str(folder), self.outer_environment.get("PYTHONPATH")]))
-        outer = {name: value for name, value in self.outer_environment.items() if name not in _GIVEN_BY_COVEY}
-        environment = {**outer, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **told}
+        environment = {**self._environment([member]), **told}
         process = self.system.processes.get(member.entry)
         launch = Launch(
             name=member.name,
@@ -91,30 +85,28 @@ class Plan:
         )
         return OtherProcess(launch, member.port) if process else HttpService(launch, member.port)
 
+    def one_program(self, members: Sequence[Member], state: Path) -> Program:
+        """Return the program that runs all these services; each is told what the state folder has for it."""
+        command = [sys.executable, "-m", "covey.local.host", "--state", str(state)]
+        launch = Launch(
+            name=ONE_PROCESS,
+            command=[*command, *(member.entry for member in members)],
+            folder=self.system.root,
+            environment=self._environment(members),
+            rank=SERVICE_RANK,
+        )
+        return HostedServices(launch, {member.name: member.port for member in members})
+
+    def _environment(self, members: Iterable[Member]) -> dict[str, str]:
+        """Return what a process has in its environment whatever it is told."""
+        folders = dict.fromkeys(str(self.system.folder(member.entry)) for member in members)
+        path = os.pathsep.join(filter(None, [*folders, self.outer_environment.get("PYTHONPATH")]))
+        outer = {name: value for name, value in self.outer_environment.items() if name not in _GIVEN_BY_COVEY}
+        return {**outer, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
     def _service_command(self, member: Member) -> list[str]:
         return [sys.executable, "-m", self.system.module(member.entry)]
 
     def _resolved(self, value: str) -> str:
         urls = {member.name: member.url for member in self.members}
         return REFERENCE.sub(lambda match: urls[match[2]], value)
-
-
-def environment_file(state: Path, service: str) -> Path:
-    """Return the file that holds what a service is told while the system is up, as lines `NAME=value`.
-
-    A value that a reader of such files might take for more than its characters stands in single quotes.
-    """
-    return state / "env" / f"{service}.env"
-
-
-def write_environment(state: Path, service: str, told: Mapping[str, str]) -> None:
-    """Write that file; it holds passwords, so that only this user can read it."""
-    environment_file(state, service).parent.mkdir(exist_ok=True)
-    lines = "".join(f"{name}={_written(value)}\n" for name, value in told.items())
-    write_atomically(environment_file(state, service), lines)
-
-
-def _written(value: str) -> str:
-    if _PLAIN.fullmatch(value):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

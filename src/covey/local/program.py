@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -61,6 +61,28 @@ class HttpService:
     async def obstacle(self) -> str | None:
         """Ask whether it is ready."""
         return await unanswered(self.port, "/ready")
+
+
+@dataclass(frozen=True)
+class HostedServices:
+    """Covey services in one process, with the port of each: up when `GET /ready` of every one answers 200."""
+
+    launch: Launch
+    ports: Mapping[str, int]
+
+    @property
+    def url(self) -> str:
+        """Return the HTTP address of the first."""
+        return f"http://127.0.0.1:{next(iter(self.ports.values()))}"
+
+    def prepare(self) -> Launch:
+        """Return how to run them; there is nothing to prepare."""
+        return self.launch
+
+    async def obstacle(self) -> str | None:
+        """Ask each whether it is ready; return why the first that is not is not."""
+        answers = await asyncio.gather(*(unanswered(port, "/ready") for port in self.ports.values()))
+        return next((f"{name}: {why}" for name, why in zip(self.ports, answers, strict=True) if why), None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Restart what runs code that has changed: a service for its own files, all of them for covey's."""
+"""Restart what runs code that has changed: a service for its own files, all of them for covey's.
+
+Where all run in one process, that process.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ async def reload_on_change(running: RunningSystem, say: Callable[[str], None]) -
 
 
 async def _reload(running: RunningSystem, entries: set[str], paths: list[Path], say: Callable[[str], None]) -> None:
-    units = [unit for entry in sorted(entries) for unit in running.replicas(entry)]
+    units = list(dict.fromkeys(unit for entry in sorted(entries) for unit in running.replicas(entry)))
     say(f"{', '.join(sorted({path.name for path in paths}))} changed: restarting {', '.join(u.name for u in units)}")
     try:
         if any(path.parent.name in ("migrations", "versions") for path in paths):
             await running.migrate()
-        await running.restart([unit.name for unit in units])
+        await running.restart(units)
     except CoveyError as error:
         say(f"not reloaded: {error}")
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from covey.errors import ConfigurationError
 from covey.local.backing import Addresses, Backing, start_backing
 from covey.local.databases import make_databases, migrate_databases
 from covey.local.engines.embedded import EngineOptions
 from covey.local.engines.engine import STOP_SECONDS
-from covey.local.plan import Adjust, Member, Plan, environment_file, members_of, write_environment
+from covey.local.environment import environment_file, write_environment
+from covey.local.plan import Adjust, Member, Plan, members_of
+from covey.local.program import Program
 from covey.local.state import StateFolder, StateLost, open_state
 from covey.local.status import write_status
-from covey.local.system import System, read_system
+from covey.local.system import ONE_PROCESS, System, read_system
 from covey.local.unit import Unit
 
 _DRAIN_SECONDS = 15.0
@@ -42,7 +45,8 @@ class UpOptions:
     """How a system is brought up.
 
     `without`: services that are left out, to be started by hand; their databases are made, their ports kept free.
-    `replicas`: how many of a service, in place of what the system file says. `state`: the state folder, by
+    `replicas`: how many of a service, in place of what the system file says. `one_process`: all services run in one
+    process and one event loop, so that each can have one replica only. `state`: the state folder, by
     default `.covey` beside the system file. `environment`: what the processes inherit, and what may name engines.
     `adjust`: has the last word on what a process is told, to put a proxy in between. `announce`: called at each
     change of a unit's state.
@@ -50,6 +54,7 @@ class UpOptions:
 
     without: Collection[str] = ()
     replicas: Mapping[str, int] = field(default_factory=dict)
+    one_process: bool = False
     state: Path | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     adjust: Adjust = _as_it_is
@@ -57,7 +62,10 @@ class UpOptions:
 
 
 class RunningSystem:
-    """A system that is up. `units` are its processes by name: engines that we run, other processes, services."""
+    """A system that is up. `units` are what runs each by name: engines that we run, other processes, services.
+
+    Services that share a process share its unit.
+    """
 
     def __init__(self, plan: Plan, folder: StateFolder, options: UpOptions) -> None:
         self.units: dict[str, Unit] = {}
@@ -95,25 +103,25 @@ class RunningSystem:
 
     def replicas(self, service: str) -> list[Unit]:
         """Return the units of a service."""
-        members = [member for member in self._plan.members if member.entry == service]
-        return [self.units[member.name] for member in members if member.name in self.units]
+        return [self.units[member.name] for member in self._members() if member.entry == service]
 
     async def told(self, service: str) -> Mapping[str, str]:
         """Return what the first replica of a service is told."""
         member = next(member for member in self._plan.members if member.name == service)
         return await self._options.adjust(service, self._plan.told(member))
 
-    async def restart(self, names: Collection[str]) -> None:
+    async def restart(self, units: Collection[Unit]) -> None:
         """Stop these units in order and start them again; return when they are up."""
-        units = [self.units[name] for name in names]
         await asyncio.gather(*(unit.restart(_DRAIN_SECONDS) for unit in units))
         await asyncio.gather(*(unit.up() for unit in units))
 
     async def scale(self, service: str, count: int) -> None:
         """Run so many replicas of a service; return when new ones are up, and those that are too many have stopped.
 
-        The last ones go first, and drain. Raises StartFailed.
+        The last ones go first, and drain. Raises StartFailed, and ConfigurationError when services share a process.
         """
+        if self._options.one_process:
+            _require_single(self.system, {service: count})
         surplus = self.replicas(service)[count:]
         await asyncio.gather(*(unit.stop(_DRAIN_SECONDS) for unit in surplus))
         for unit in surplus:
@@ -124,7 +132,7 @@ class RunningSystem:
         self._plan = replace(self._plan, members=members)
         for member in members:
             if member.entry == service and member.name not in self.units:
-                (await self._made(member)).start()
+                self._add(member.name, self._plan.program(member, await self._tell(member)), [member.name]).start()
         await asyncio.gather(*(unit.up() for unit in self.replicas(service)))
         self._write_status()
 
@@ -135,18 +143,14 @@ class RunningSystem:
     def adopt(self, backing: Backing) -> None:
         """Keep engines running that are up."""
         for name, engine in backing.embedded.items():
-            self._add(name, Unit(self._folder, name, engine.program, self._changed)).start(engine.process)
+            self._add(name, engine.program, [name]).start(engine.process)
 
     async def start(self) -> None:
         """Start every member that is not left out and return when all are up. Raises StartFailed."""
-        for member in self._plan.members:
-            if member.entry not in self._options.without:
-                await self._made(member)
-            elif member.replica == 1:
-                write_environment(self._folder.path, member.entry, await self.told(member.entry))
-        for unit in self._own_units():
+        await self._add_members()
+        for unit in _each(self.units[member.name] for member in self._members()):
             unit.start()
-        await asyncio.gather(*(unit.up() for unit in self.units.values()))
+        await asyncio.gather(*(unit.up() for unit in _each(self.units.values())))
         self._write_status()  # there may be no unit at all that changed
 
     async def until_lost(self) -> NoReturn:
@@ -157,7 +161,7 @@ class RunningSystem:
 
     async def stop(self) -> None:
         """Stop in order: services, which drain; other processes, on which they may depend; engines."""
-        services = [unit for name in self.system.services for unit in self.replicas(name)]
+        services = _each(unit for name in self.system.services for unit in self.replicas(name))
         others = [unit for name in self.system.processes for unit in self.replicas(name)]
         engines = [unit for unit in self.units.values() if unit not in services and unit not in others]
         for group, grace in ((services, _DRAIN_SECONDS), (others, _DRAIN_SECONDS), (engines, STOP_SECONDS)):
@@ -167,18 +171,35 @@ class RunningSystem:
             for name in self.system.services:
                 environment_file(self._folder.path, name).unlink(missing_ok=True)
 
-    async def _made(self, member: Member) -> Unit:
+    async def _add_members(self) -> None:
+        together: list[Member] = []
+        for member in self._plan.members:
+            told = await self._tell(member)
+            if member.entry in self._options.without:
+                continue
+            if member.entry in self.system.services and self._options.one_process:
+                together.append(member)
+            else:
+                self._add(member.name, self._plan.program(member, told), [member.name])
+        if together:
+            program = self._plan.one_program(together, self._folder.path)
+            self._add(ONE_PROCESS, program, [member.name for member in together])
+
+    async def _tell(self, member: Member) -> Mapping[str, str]:
+        """Return what a member is told, and leave it for who starts the service by hand."""
         told = await self._options.adjust(member.name, self._plan.told(member))
         if member.entry in self.system.services and member.replica == 1:
             write_environment(self._folder.path, member.entry, told)
-        return self._add(member.name, Unit(self._folder, member.name, self._plan.program(member, told), self._changed))
+        return told
 
-    def _add(self, name: str, unit: Unit) -> Unit:
-        self.units[name] = unit
+    def _add(self, name: str, program: Program, runs: Collection[str]) -> Unit:
+        unit = Unit(self._folder, name, program, self._changed)
+        self.units |= dict.fromkeys(runs, unit)
         return unit
 
-    def _own_units(self) -> list[Unit]:
-        return [self.units[member.name] for member in self._plan.members if member.name in self.units]
+    def _members(self) -> list[Member]:
+        """Return the members that are not left out."""
+        return [member for member in self._plan.members if member.name in self.units]
 
     def _changed(self, unit: Unit) -> None:
         self._write_status()
@@ -187,7 +208,23 @@ class RunningSystem:
     def _write_status(self) -> None:
         with suppress(OSError, StateLost):  # a full disk must not end the supervision of what still runs
             self._folder.check()
-            write_status(self._folder.path, self.system.name, self.units.values())
+            addresses = {member.name: member.url for member in self._plan.members}
+            write_status(self._folder.path, self.system.name, self.units, addresses)
+
+
+def _each(units: Iterable[Unit]) -> list[Unit]:
+    """Return every unit once."""
+    return list(dict.fromkeys(units))
+
+
+def _require_single(system: System, replicas: Mapping[str, int]) -> None:
+    """Raise ConfigurationError for a service of several replicas: in one process they would share what they are for."""
+    for name, entry in system.services.items():
+        if (count := replicas.get(name, entry.replicas)) > 1:
+            raise ConfigurationError(
+                f"{name} has {count} replicas, and in one process every service runs once:"
+                f" say --replicas {name}=1, or leave --one-process out"
+            )
 
 
 @asynccontextmanager
@@ -198,6 +235,8 @@ async def running_system(root: Path, options: UpOptions | None = None) -> AsyncI
     """
     options = options or UpOptions()
     system = read_system(root)
+    if options.one_process:
+        _require_single(system, options.replicas)
     folder = await open_state(options.state or system.root / ".covey")
     try:
         running = await _with_engines(system, folder, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, assert_never
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from covey.local.launcher import write_atomically
 from covey.local.processes import read_records
-from covey.local.program import HttpService, OtherProcess, Program, unanswered
+from covey.local.program import HostedServices, HttpService, OtherProcess, Program, unanswered
 from covey.local.state import killed_supervisor_of, records_of, supervisor_of
 from covey.local.unit import Held, Starting, Stopped, Unit, UnitState, Up, Waiting
 
@@ -21,9 +21,9 @@ _FILE = "status.json"
 
 @dataclass(frozen=True, kw_only=True)
 class UnitStatus:
-    """One process. `url` is without a password; `state` is up, not ready, starting, waiting, held or stopped.
+    """What runs under one name; services in one process have one pid.
 
-    `detail` says why.
+    `url` is without a password; `state` is up, not ready, starting, waiting, held or stopped, `detail` says why.
     """
 
     name: str
@@ -54,9 +54,10 @@ class SystemStatus:
         return self.supervisor is not None and all(unit.state == "up" for unit in self.units)
 
 
-def write_status(folder: Path, name: str, units: Iterable[Unit]) -> None:
-    """Write down the state of these units."""
-    known = {"name": name, "units": [asdict(_status_of(unit)) for unit in units]}
+def write_status(folder: Path, system: str, units: Mapping[str, Unit], addresses: Mapping[str, str]) -> None:
+    """Write down the state of the units that run these; several may have one. An engine knows its own address."""
+    written = [asdict(_status_of(name, unit, addresses.get(name, unit.url))) for name, unit in units.items()]
+    known = {"name": system, "units": written}
     write_atomically(folder / _FILE, json.dumps(known))
 
 
@@ -88,13 +89,13 @@ async def _asked(unit: UnitStatus) -> UnitStatus:
     return unit if trouble is None else replace(unit, state="not ready", detail=trouble)
 
 
-def _status_of(unit: Unit) -> UnitStatus:
+def _status_of(name: str, unit: Unit, url: str) -> UnitStatus:
     state, detail = describe(unit.state)
     return UnitStatus(
-        name=unit.name,
+        name=name,
         kind=_kind(unit.program),
         state=state,
-        url=_without_password(unit.url),
+        url=_without_password(url),
         pid=unit.pid,
         restarts=unit.restarts,
         detail=detail,
@@ -103,7 +104,7 @@ def _status_of(unit: Unit) -> UnitStatus:
 
 def _kind(program: Program) -> Literal["engine", "process", "service"]:
     match program:
-        case HttpService():
+        case HttpService() | HostedServices():
             return "service"
         case OtherProcess():
             return "process"

@@ -42,7 +42,9 @@ FILE = "covey.toml"
 REFERENCE = re.compile(r"\{(services|processes)\.([^.{}]+)\.url\}")
 _BRACES = re.compile(r"\{[^{}]*\}")
 _REPLICA = re.compile(r"-[0-9]+$")
-_RESERVED = frozenset({"postgres", "nats", "valkey"})
+ONE_PROCESS = "services"
+"""The name of the process that runs all services, where one does."""
+_RESERVED = {"postgres": "an engine", "nats": "an engine", "valkey": "an engine", ONE_PROCESS: "all of them together"}
 
 _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _SPAN = r"^(always|[0-9]+(ms|s|m))$"
@@ -159,8 +161,8 @@ class System(_Entry):
             raise ValueError(f"{name!r} is both a service and a process: rename one")
         for name in filter(_REPLICA.search, (*self.services, *self.processes)):
             raise ValueError(f"{name!r} ends as the name of a replica does: choose another")
-        for name in _RESERVED & (self.services.keys() | self.processes.keys()):
-            raise ValueError(f"{name!r} is the name of an engine: choose another")
+        for name in _RESERVED.keys() & (self.services.keys() | self.processes.keys()):
+            raise ValueError(f"{name!r} is the name of {_RESERVED[name]}: choose another")
         return self
 
 

@@ -59,6 +59,8 @@ class Foreground:
             self._say(self._summary(running, time.monotonic() - began))
             for service in self._options.without:
                 self._say(_by_hand(service, dict(await running.told(service))))
+            if len(self._options.without) > 1:
+                self._say(f"all in one process: python -m covey.local.host {' '.join(self._options.without)}")
 
     def _begin(self) -> None:
         folder = self._options.state or self._root / ".covey"
@@ -91,9 +93,11 @@ class Foreground:
     def _summary(self, running: RunningSystem, seconds: float) -> str:
         status = read_status(running.state)
         shown = render(status.units if status else [], colours=self._colours)
-        without = f" without {', '.join(self._options.without)}" if self._options.without else ""
+        how = " in one process" if self._options.one_process else ""
+        if self._options.without:
+            how += f" without {', '.join(self._options.without)}"
         return (
-            f"{running.system.name} is up{without} after {seconds:.1f} s\n\n{shown}\n{_moved(running.moved)}\n"
+            f"{running.system.name} is up{how} after {seconds:.1f} s\n\n{shown}\n{_moved(running.moved)}\n"
             f"Ctrl-C stops it. In another terminal: {covey()} status, {covey()} logs -f, {covey()} down"
         )
 

@@ -2,8 +2,11 @@
 
 A call only queues what was said; a thread formats and writes about every 50 ms, at close and at exit. Each line
 has timestamp, level, event, service and, inside a request or message, correlation_id, trace_id and span_id.
-What libraries log through the standard library takes the same way. structlog's configuration is that
-library's own global: `LogPipeline.open` sets it, `close` gives it back.
+What libraries log through the standard library takes the same way.
+
+The configurations of structlog and of the root logger are those libraries' own globals, so that several pipelines, of
+several services in one process, share one: it hands each line to the pipeline of the task that says it.
+`LogPipeline.open` sets it, the last `close` gives it back.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import structlog
 
@@ -24,7 +28,10 @@ from covey.telemetry.redaction import redact_items, redact_text
 from covey.telemetry.rendering import Line, json_line, pretty_line
 
 _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical"}
+_NUMBERS = logging.getLevelNamesMapping()
 _NO_FIELDS: Mapping[str, Any] = {}
+
+_own: ContextVar[LogPipeline | None] = ContextVar("covey_log_pipeline", default=None)
 
 Render = Callable[[Any], Line | None]
 """Makes a line of what was queued, when the thread comes to it; None writes nothing."""
@@ -42,8 +49,9 @@ class LogPipeline:
             "covey-logs", self._write_lines, interval=0.05, batch=256, limit=65_536
         )
         self.flush = self._background.flush
-        self._handler = _StandardHandler(self)
-        self._root_level = logging.NOTSET
+        self._own_before: LogPipeline | None = None
+        self.level = logging.NOTSET
+        """What is below it, as a number of the standard library, is not written."""
 
     @property
     def dropped(self) -> int:
@@ -51,25 +59,21 @@ class LogPipeline:
         return self._background.dropped
 
     def open(self, level: str = "INFO") -> None:
-        """Make this the destination of structlog and of the standard library's root logger."""
-        structlog.configure(
-            processors=[self._capture],
-            wrapper_class=structlog.make_filtering_bound_logger(level),
-            logger_factory=lambda *names: names[0] if names else None,
-            cache_logger_on_first_use=False,
-        )
-        root = logging.getLogger()
-        self._root_level = root.level
-        root.addHandler(self._handler)
-        root.setLevel(level.upper())
+        """Make this the destination of what is said in this task and in those that it starts from now on.
+
+        And of what is said where no pipeline was opened, such as in a thread of a library, unless another was first.
+        """
+        self.level = _NUMBERS[level.upper()]
+        _Switch.of_the_process().join(self)
+        self._own_before = _own.get()
+        _own.set(self)
         self._background.start()
 
     def close(self) -> None:
-        """Give structlog and the root logger back, and write everything that waits."""
-        root = logging.getLogger()
-        root.removeHandler(self._handler)
-        root.setLevel(self._root_level)
-        structlog.reset_defaults()
+        """Be no destination any more, and write everything that waits."""
+        _Switch.of_the_process().leave(self)
+        if _own.get() is self:  # by its value, for it may be closed in another context than it was opened in
+            _own.set(self._own_before)
         self._background.close()
 
     def log(
@@ -107,13 +111,6 @@ class LogPipeline:
         whole = {**line, **fields}
         return whole if len(whole) == len(line) + len(fields) else {**whole, **line}
 
-    def _capture(self, logger: str | None, method: str, fields: MutableMapping[str, Any]) -> NoReturn:
-        if logger is not None:
-            fields["logger"] = logger
-        event, error = str(fields.pop("event", "")), _error(fields.pop("exc_info", None))
-        self.log(_LEVELS.get(method, method), event, fields, error)
-        raise structlog.DropEvent
-
     def _write_lines(self, entries: list[tuple[Any, ...]]) -> None:
         self._write(b"".join([self._rendered(number, said) for number, said in entries]))
 
@@ -125,20 +122,76 @@ class LogPipeline:
             return self._render({"level": "error", "event": "unwritable log line", "error": type(error).__name__})
 
 
-class _StandardHandler(logging.Handler):
-    """Takes what libraries log through the standard library."""
+class _Switch(logging.Handler):
+    """Hands each line to the pipeline of the task that says it, or else to the one that was opened first.
 
-    def __init__(self, pipeline: LogPipeline) -> None:
+    It is where structlog and the standard library's root logger send everything: one for the process, as these are.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._pipeline = pipeline
+        self._pipelines: tuple[LogPipeline, ...] = ()
+        self._root_level = logging.NOTSET
+
+    @classmethod
+    def of_the_process(cls) -> Self:
+        """Return the one that is in place, or a new one that `join` puts there."""
+        return next((known for known in logging.getLogger().handlers if isinstance(known, cls)), None) or cls()
+
+    def join(self, pipeline: LogPipeline) -> None:
+        root = logging.getLogger()
+        if not self._pipelines:
+            self._root_level = root.level
+            root.addHandler(self)
+        self._share((*self._pipelines, pipeline))
+
+    def leave(self, pipeline: LogPipeline) -> None:
+        if pipeline in self._pipelines:
+            self._share(tuple(other for other in self._pipelines if other is not pipeline))
 
     def emit(self, record: logging.LogRecord) -> None:
+        pipeline = self._pipeline(record.levelno)
+        if pipeline is None:
+            return
         error = record.exc_info[1] if record.exc_info else None
         try:
             event = record.getMessage()
         except Exception:  # arguments that do not fit; the standard library would print and go on, too
             event = str(record.msg)
-        self._pipeline.log(record.levelname.lower(), event, {"logger": record.name}, error)
+        pipeline.log(record.levelname.lower(), event, {"logger": record.name}, error)
+
+    def _share(self, pipelines: tuple[LogPipeline, ...]) -> None:
+        self._pipelines = pipelines
+        root = logging.getLogger()
+        if not pipelines:
+            root.removeHandler(self)
+            root.setLevel(self._root_level)
+            structlog.reset_defaults()
+            return
+        lowest = min(pipeline.level for pipeline in pipelines)
+        root.setLevel(lowest)
+        structlog.configure(
+            processors=[self._capture],
+            wrapper_class=structlog.make_filtering_bound_logger(lowest),
+            logger_factory=lambda *names: names[0] if names else None,
+            cache_logger_on_first_use=False,
+        )
+
+    def _pipeline(self, level: int) -> LogPipeline | None:
+        """Return who writes a line of that level, None when nobody does."""
+        own, pipelines = _own.get(), self._pipelines
+        pipeline = own if own in pipelines else next(iter(pipelines), None)
+        return pipeline if pipeline is not None and level >= pipeline.level else None
+
+    def _capture(self, logger: str | None, method: str, fields: MutableMapping[str, Any]) -> NoReturn:
+        level = _LEVELS.get(method, method)
+        pipeline = self._pipeline(_NUMBERS.get(level.upper(), logging.CRITICAL))
+        if pipeline is not None:
+            if logger is not None:
+                fields["logger"] = logger
+            event, error = str(fields.pop("event", "")), _error(fields.pop("exc_info", None))
+            pipeline.log(level, event, fields, error)
+        raise structlog.DropEvent
 
 
 def _error(exc_info: Any) -> BaseException | None:

@@ -20,7 +20,7 @@ from covey.errors import DefinitionError
 from covey.message import Command, Event, Message, Refused, Reply, stream_of
 from covey.messaging.router import External, Handled, Registration, merged
 from covey.saga.definition import Definition, is_command
-from covey.service import Parts, Service
+from covey.service import Parts, service_of
 
 Models = Mapping[str, type[Message]]
 """Messages by their type."""
@@ -43,7 +43,7 @@ class Surface:
 
 async def surface_of(package: str) -> Surface:
     """Return the surface of the service whose package this is, composed with the settings of the environment."""
-    service = _service_in(f"{package}.main")
+    service = service_of(package)
     if find_spec(f"{package}.messages"):
         import_module(f"{package}.messages")
     async with service.composed(service.load_settings()) as parts:
@@ -77,13 +77,6 @@ def declared_in(package: str) -> list[type[Message]]:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Message) and value.__module__ == module.__name__
     ]
-
-
-def _service_in(module: str) -> Service[Any]:
-    found = getattr(import_module(module), "service", None)
-    if not isinstance(found, Service):
-        raise DefinitionError(f"there is no `service = Service(…)` in {module}")
-    return found
 
 
 def _handled(registrations: Iterable[Registration]) -> Iterator[tuple[str, Handled[Any] | External[Any]]]:
