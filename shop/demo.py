@@ -155,7 +155,7 @@ def sources_of(system: RunningSystem) -> Sources:
 async def run(terminal: Terminal, *, stay: bool, state: Path | None = None) -> int:
     """Bring the shop up, run the demo, and stay up if asked to; return the exit status."""
     began = time.perf_counter()
-    terminal.say(terminal.styled("covey: a shop of three services, and a payment provider that misbehaves", "bold"))
+    terminal.say(terminal.styled("covey: a shop, and a payment provider that misbehaves", "bold"))
     terminal.heading("System")
     terminal.meanwhile("starting PostgreSQL, NATS and Valkey, then the services")
     async with running_system(ROOT, UpOptions(state=state, announce=_announcing(terminal))) as system:
