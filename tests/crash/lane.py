@@ -136,8 +136,8 @@ class Lane:
     async def _begin(self, outcome: Outcome, point: Point | None) -> Customer:
         for service, watcher in self.watchers.items():
             watcher.watch(point if point and point.service == service else None)
-        payment = self.watchers["payment"]
-        payment.booked = self._booked
+        payment, shipping = self.watchers["payment"], self.watchers["shipping"]
+        payment.booked, shipping.booked = self._booked, self._carried
         self._asked, self._cancelled = asyncio.Event(), asyncio.Event()
         payment.calling = self._wait_for_cancellation if outcome.cancels else _go_on
         return Customer(self.shop, self._ledger, outcome)
@@ -168,6 +168,15 @@ class Lane:
 
         async def is_booked() -> bool:
             return any(entry["key"] == key for entry in await self._ledger.booked(reference))
+
+        await eventually(is_booked)
+
+    async def _carried(self, call: Call) -> None:
+        key = call.headers["idempotency-key"]
+        order_id = call.body.split(b'"order"')[1].split(b'"')[1].decode()
+
+        async def is_booked() -> bool:
+            return any(entry["key"] == key for entry in await self._ledger.parcels(order_id))
 
         await eventually(is_booked)
 
