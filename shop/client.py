@@ -83,10 +83,12 @@ class ShopClient:
         """Ask for an order to be cancelled. Raises Unexpected with status 409 when it is too late."""
         await self.post("order", f"/orders/{order_id}/cancel", {"reason": reason})
 
-    async def return_goods(self, order_id: UUID, lines: Mapping[UUID, int] | None = None) -> UUID:
+    async def return_goods(
+        self, order_id: UUID, lines: Mapping[UUID, int] | None = None, key: str | None = None
+    ) -> UUID:
         """Return pieces of an order, or all of it, and return the id of the return. Raises Unexpected when refused."""
         wanted = lines and [{"product_id": str(product), "quantity": quantity} for product, quantity in lines.items()]
-        return UUID((await self.post("order", f"/orders/{order_id}/returns", {"lines": wanted}))["id"])
+        return UUID((await self.post("order", f"/orders/{order_id}/returns", {"lines": wanted}, key))["id"])
 
     async def returned(
         self, order_id: UUID, return_id: UUID, within_seconds: float = SETTLING_SECONDS

@@ -25,7 +25,7 @@ from tests.wire.exchange import Call, Statement
 
 SETTLING = timedelta(seconds=30)
 SETTLING_SECONDS = SETTLING.total_seconds()
-PLACING, CANCELLING = "POST /orders", "POST /orders/…/cancel"
+PLACING, CANCELLING, RETURNING = "POST /orders", "POST /orders/…/cancel", "POST /orders/…/returns"
 _RECORDINGS = 12
 _ONLY_WHEN_BUSY = (TURN, DIRECT, "ingest")
 """Where an order differs whose messages are left to workers; all else is struck in the same order without that."""
@@ -145,6 +145,7 @@ class Lane:
     async def _order(self, customer: Customer, outcome: Outcome) -> None:
         """Do all that the customer does, whatever is killed meanwhile."""
         watcher = self.watchers["order"]
+        await self._ledger.tell_carrier(outcome.carrier or "answer", 2 if outcome.carrier == "down" else 1)
         watcher.logbook.request = PLACING
         order_id = await customer.place()
         watcher.logbook.request = ""
@@ -154,6 +155,10 @@ class Lane:
             await customer.cancel(order_id)
             watcher.logbook.request = ""
             self._cancelled.set()
+        if outcome.returns:
+            watcher.logbook.request = RETURNING
+            await customer.send_back(order_id)
+            watcher.logbook.request = ""
         if outcome.overdue:
             await customer.let_time_pass()
 

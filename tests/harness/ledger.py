@@ -26,12 +26,23 @@ _UNFINISHED = "SELECT " + ", ".join(f"(SELECT count(*) FROM covey.{queue}) AS {q
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An order as the order service has it."""
+    """An order as the order service has it. `returns` are the statuses of its returns."""
 
     id: UUID
     saga_id: UUID
     status: str
     reason: str | None
+    returns: Mapping[UUID, str]
+
+    @property
+    def sagas(self) -> list[UUID]:
+        """Return the ids of all sagas about it; a return and its saga have the same."""
+        return [self.saga_id, *self.returns]
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the keys of all messages about it."""
+        return [str(self.id), *map(str, self.sagas)]
 
 
 class Ledger:
@@ -63,7 +74,12 @@ class Ledger:
             "SELECT id, saga_id, status, reason FROM orders WHERE user_id = $1", user_id
         )
         assert len(rows) <= 1, f"one submission has made {len(rows)} orders"
-        return Found(*rows[0]) if rows else None
+        if not rows:
+            return None
+        returns = await self.pools["order"].fetch(
+            "SELECT id, status FROM order_return WHERE order_id = $1", rows[0]["id"]
+        )
+        return Found(*rows[0], dict(returns))
 
     async def unfinished(self, user_id: UUID) -> list[str]:
         """Return what is still to be done, in words: nothing when all is at rest.
@@ -78,9 +94,9 @@ class Ledger:
             if order.status == "pending":
                 left.append("the order is pending")
             if await self.pools["order"].fetchval(
-                "SELECT ended_at IS NULL FROM covey.saga WHERE id = $1", order.saga_id
+                "SELECT EXISTS (SELECT FROM covey.saga WHERE id = ANY ($1) AND ended_at IS NULL)", order.sagas
             ):
-                left.append("the saga has not ended")
+                left.append("a saga has not ended")
         return left
 
     async def at_rest(self, user_id: UUID) -> bool:
@@ -92,7 +108,7 @@ class Ledger:
 
     async def undelivered(self, order: Found) -> list[str]:
         """Return the types of the messages about an order that were sent and have not been received."""
-        keys = [str(order.id), str(order.saga_id)]
+        keys = order.keys
         sent = await self._in_each("SELECT id, type, kind, stream FROM covey.outbox WHERE key = ANY ($1)", keys)
         received = await self._in_each("SELECT id FROM covey.inbox WHERE key = ANY ($1)", keys)
         known = {service: {row["id"] for row in rows} for service, rows in zip(SERVICES, received, strict=True)}
@@ -115,6 +131,11 @@ class Ledger:
     async def parcels(self, order_id: str) -> list[dict[str, Any]]:
         """Return what the carrier has booked for an order."""
         return await _entries(self._carrier, order=order_id)
+
+    async def tell_carrier(self, mode: str, calls: int | None = None) -> None:
+        """Have the carrier behave in this way, from now on or in its next calls."""
+        async with self._carrier.put("/admin/mode", json={"mode": mode, "calls": calls}) as response:
+            assert response.status == 204
 
     async def let_time_pass(self, order: Found) -> None:
         """Move the deadlines of an order's present step to now, as if so much time had passed."""
@@ -199,8 +220,7 @@ class Ledger:
         return dict(rows)
 
     async def _holds(self, found: Found) -> list[Hold]:
-        keys = [str(found.id), str(found.saga_id)]
-        rows = await self._in_each("SELECT key, state, error FROM covey.hold WHERE key = ANY ($1)", keys)
+        rows = await self._in_each("SELECT key, state, error FROM covey.hold WHERE key = ANY ($1)", found.keys)
         return [Hold(service=name, **dict(row)) for name, of_it in zip(SERVICES, rows, strict=True) for row in of_it]
 
 
