@@ -50,7 +50,7 @@ class ShopClient:
     @classmethod
     @asynccontextmanager
     async def open(cls, urls: Mapping[str, str]) -> AsyncIterator[ShopClient]:
-        """Connect when first used. `urls` has one for `order`, `inventory` and `payment`."""
+        """Connect when first used. `urls` has one for each service that is asked."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
             yield cls(http, urls)
 
@@ -82,6 +82,26 @@ class ShopClient:
     async def cancel(self, order_id: UUID, reason: str) -> None:
         """Ask for an order to be cancelled. Raises Unexpected with status 409 when it is too late."""
         await self.post("order", f"/orders/{order_id}/cancel", {"reason": reason})
+
+    async def return_goods(
+        self, order_id: UUID, lines: Mapping[UUID, int] | None = None, key: str | None = None
+    ) -> UUID:
+        """Return pieces of an order, or all of it, and return the id of the return. Raises Unexpected when refused."""
+        wanted = lines and [{"product_id": str(product), "quantity": quantity} for product, quantity in lines.items()]
+        return UUID((await self.post("order", f"/orders/{order_id}/returns", {"lines": wanted}, key))["id"])
+
+    async def returned(
+        self, order_id: UUID, return_id: UUID, within_seconds: float = SETTLING_SECONDS
+    ) -> dict[str, Any]:
+        """Wait until a return has come to its end, and return it as it is then. Raises DeadlineExceeded."""
+
+        async def ended() -> dict[str, Any] | None:
+            found: dict[str, Any] = await self.get("order", f"/orders/{order_id}/returns/{return_id}")
+            return found if found["status"] != "requested" else None
+
+        found = await until(ended, within_seconds, f"return {return_id} has not come to its end")
+        assert found is not None  # `until` returns nothing that is false
+        return found
 
     async def order(self, order_id: UUID) -> dict[str, Any]:
         """Return an order."""

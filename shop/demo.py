@@ -33,9 +33,16 @@ from shop.timeline import Moment, timeline
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
-PROVIDER = "sandbox-provider"
+PROVIDER, CARRIER = "sandbox-provider", "sandbox-carrier"
 
-_SERVICE_STYLES = {"order": "cyan", "inventory": "magenta", "payment": "blue", "provider": "bold"}
+_SERVICE_STYLES = {
+    "order": "cyan",
+    "inventory": "magenta",
+    "payment": "blue",
+    "shipping": "yellow",
+    "provider": "bold",
+    "carrier": "bold",
+}
 
 
 class Demo:
@@ -107,7 +114,7 @@ class Demo:
 
     def _line(self, moment: Moment, first: Moment) -> str:
         milliseconds = (moment.at - first.at).total_seconds() * 1000
-        service = self._terminal.styled(f"{moment.service:<9}", _SERVICE_STYLES[moment.service])
+        service = self._terminal.styled(f"{moment.service:<9}", _SERVICE_STYLES.get(moment.service, "dim"))
         kind = self._terminal.styled(f"{moment.kind:<8}", "dim")
         return f"  {milliseconds:8,.0f} ms  {service}  {kind}  {moment.text}"
 
@@ -149,7 +156,7 @@ class Demo:
 def sources_of(system: RunningSystem) -> Sources:
     """Return the books of a running shop."""
     databases = {service: system.database_url(service) for service in SERVICES}
-    return Sources(databases=databases, provider=system.url(PROVIDER))
+    return Sources(databases=databases, provider=system.url(PROVIDER), carrier=system.url(CARRIER))
 
 
 async def run(terminal: Terminal, *, stay: bool, state: Path | None = None) -> int:

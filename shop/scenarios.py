@@ -36,6 +36,15 @@ async def place_and_cancel(client: ShopClient, order: Body) -> UUID:
     return order_id
 
 
+async def place_and_return(client: ShopClient, order: Body) -> UUID:
+    """Place the order, and return one piece of each product when it is on its way."""
+    order_id = (await client.place(order)).id
+    await client.happened(order_id, "ShipOrder done")
+    return_id = await client.return_goods(order_id, {UUID(line["product_id"]): 1 for line in order["lines"]})
+    await client.returned(order_id, return_id)
+    return order_id
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """What is done, and the status and the reason that must come of it. `lines` are quantities by product name."""
@@ -53,7 +62,8 @@ class Scenario:
 
     def fulfilled_by(self, order: Body) -> bool:
         """Tell whether an order has come to the end that it should."""
-        return bool(order["status"] == self.status and self.reason in (order["reason"] or ""))
+        returns = all(one["status"] == "completed" for one in order["returns"])
+        return bool(order["status"] == self.status and self.reason in (order["reason"] or "") and returns)
 
 
 SCENARIOS = (
@@ -86,6 +96,9 @@ SCENARIOS = (
         act=place_and_cancel,
         status="cancelled",
         reason="changed their mind",
+    ),
+    Scenario(
+        title="one piece of each is sent back", lines={"Stoneware mug": 2, "Olive-wood spoon": 1}, act=place_and_return
     ),
     Scenario(title="the provider is slow", lines={"Stoneware mug": 1}, token="tok_slow"),
     Scenario(title="the provider is down, then back", lines={"Olive-wood spoon": 1}, token="tok_down_3"),

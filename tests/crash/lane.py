@@ -25,7 +25,7 @@ from tests.wire.exchange import Call, Statement
 
 SETTLING = timedelta(seconds=30)
 SETTLING_SECONDS = SETTLING.total_seconds()
-PLACING, CANCELLING = "POST /orders", "POST /orders/…/cancel"
+PLACING, CANCELLING, RETURNING = "POST /orders", "POST /orders/…/cancel", "POST /orders/…/returns"
 _RECORDINGS = 12
 _ONLY_WHEN_BUSY = (TURN, DIRECT, "ingest")
 """Where an order differs whose messages are left to workers; all else is struck in the same order without that."""
@@ -136,8 +136,8 @@ class Lane:
     async def _begin(self, outcome: Outcome, point: Point | None) -> Customer:
         for service, watcher in self.watchers.items():
             watcher.watch(point if point and point.service == service else None)
-        payment = self.watchers["payment"]
-        payment.booked = self._booked
+        payment, shipping = self.watchers["payment"], self.watchers["shipping"]
+        payment.booked, shipping.booked = self._booked, self._carried
         self._asked, self._cancelled = asyncio.Event(), asyncio.Event()
         payment.calling = self._wait_for_cancellation if outcome.cancels else _go_on
         return Customer(self.shop, self._ledger, outcome)
@@ -145,6 +145,7 @@ class Lane:
     async def _order(self, customer: Customer, outcome: Outcome) -> None:
         """Do all that the customer does, whatever is killed meanwhile."""
         watcher = self.watchers["order"]
+        await self._ledger.tell_carrier(outcome.carrier or "answer", 2 if outcome.carrier == "down" else 1)
         watcher.logbook.request = PLACING
         order_id = await customer.place()
         watcher.logbook.request = ""
@@ -154,6 +155,10 @@ class Lane:
             await customer.cancel(order_id)
             watcher.logbook.request = ""
             self._cancelled.set()
+        if outcome.returns:
+            watcher.logbook.request = RETURNING
+            await customer.send_back(order_id)
+            watcher.logbook.request = ""
         if outcome.overdue:
             await customer.let_time_pass()
 
@@ -168,6 +173,15 @@ class Lane:
 
         async def is_booked() -> bool:
             return any(entry["key"] == key for entry in await self._ledger.booked(reference))
+
+        await eventually(is_booked)
+
+    async def _carried(self, call: Call) -> None:
+        key = call.headers["idempotency-key"]
+        order_id = call.body.split(b'"order"')[1].split(b'"')[1].decode()
+
+        async def is_booked() -> bool:
+            return any(entry["key"] == key for entry in await self._ledger.parcels(order_id))
 
         await eventually(is_booked)
 

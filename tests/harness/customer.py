@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from uuid import UUID
 
-from covey.errors import Unavailable
+from covey.errors import DependencyUnavailable, Unavailable
 from covey.ids import new_id
 from shop.client import Unexpected, order_of
 from tests.harness.ledger import Found, Ledger
@@ -44,6 +44,16 @@ class Customer:
         except Unexpected:
             self.cancelled = False
 
+    async def send_back(self, order_id: UUID) -> None:
+        """Return one piece, once the goods are on their way, until the answer is 202."""
+        await self._insisting(lambda: self._shipped(order_id))
+        key = str(new_id())
+        await self._insisting(lambda: self._shop.client.return_goods(order_id, {self._shop.product: 1}, key))
+
+    async def _shipped(self, order_id: UUID) -> None:
+        if (await self._shop.client.order(order_id))["shipment"] is None:
+            raise DependencyUnavailable("not yet")
+
     async def let_time_pass(self) -> None:
         """Wait until the provider has booked the authorization, and let the time of the step be over then."""
         while True:
@@ -54,6 +64,8 @@ class Customer:
 
     def expects(self, order: Found) -> bool:
         """Tell whether the order has ended as it must."""
+        if list(order.returns.values()) != ["completed"] * self._outcome.returns:
+            return False
         if self._outcome.cancels and not self.cancelled:
             return order.status == "confirmed"
         return order.status == self._outcome.status

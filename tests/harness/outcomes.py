@@ -11,7 +11,8 @@ class Outcome:
 
     `busy`: another replica has the lanes, so that what arrives is stored first and left to the workers. `cancels`:
     the customer cancels while the provider is being asked to authorize. `overdue`: the time of the step is over once
-    the provider has booked the authorization (the harness moves the deadlines, and waits for nothing).
+    the provider has booked the authorization (the harness moves the deadlines, and waits for nothing). `returns`: one
+    piece is sent back when the goods are on their way. `carrier`: how the carrier behaves in its first calls.
     """
 
     name: str
@@ -20,6 +21,8 @@ class Outcome:
     busy: bool = False
     cancels: bool = False
     overdue: bool = False
+    returns: bool = False
+    carrier: str = ""
     status: str = "confirmed"
 
 
@@ -34,4 +37,7 @@ OUTCOMES = (
     Outcome(name="silent after capturing", token="tok_timeout_after_capture"),
     Outcome(name="provider down, then back", token="tok_down_2"),
     Outcome(name="cancelled before the pivot", cancels=True, status="cancelled"),
+    Outcome(name="carrier silent after booking", carrier="silent"),
+    Outcome(name="carrier down, then back", carrier="down"),
+    Outcome(name="returned in part", returns=True),
 )

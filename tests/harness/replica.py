@@ -1,4 +1,4 @@
-"""One process of a service, behind proxies: every byte between it and PostgreSQL, NATS and the provider can be seen."""
+"""One process of a service, behind proxies: every byte between it and PostgreSQL, NATS and who is outside is seen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from tests.wire.nats import speak_nats
 from tests.wire.postgres import speak_postgres
 from tests.wire.proxy import Proxy
 
-_SPEAKERS = {"DATABASE_URL": speak_postgres, "NATS_URL": speak_nats, "PROVIDER_URL": speak_http}
+_SPEAKERS = {
+    "DATABASE_URL": speak_postgres,
+    "NATS_URL": speak_nats,
+    "PROVIDER_URL": speak_http,
+    "CARRIER_URL": speak_http,
+}
 READY_SECONDS = 30.0
 
 

@@ -1,4 +1,4 @@
-"""A whole shop of processes: three services, each replica behind proxies, their databases and the payment provider."""
+"""A whole shop of processes: services, each replica behind proxies, their databases, payment provider and carrier."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tests.harness.replica import Replica
 
 ROOT = Path(__file__).parents[2]
 PIECES = 10_000_000
-PROVIDER_TIMEOUT = "PT0.6S"
+PATIENCE = "PT0.6S"
+"""How long one call to the provider, or to the carrier, may take."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ class Shop:
 async def open_shop(floor: Floor, name: str, replicas: int = 1) -> AsyncIterator[Shop]:
     """Have a shop of its own: a name of the system that no other uses, new databases, a new provider's book."""
     databases = {service: await floor.database(ROOT / "services" / service / "migrations") for service in SERVICES}
-    sources = Sources(databases=databases, provider=await _start_provider(floor, name))
+    sources = Sources(
+        databases=databases,
+        provider=await _start(floor, name, "provider", ROOT / "services" / "payment"),
+        carrier=await _start(floor, name, "carrier", ROOT / "services" / "shipping"),
+    )
     members = {
         service: [await _replica(floor, name, service, number, sources) for number in range(1, replicas + 1)]
         for service in SERVICES
@@ -63,17 +68,17 @@ async def open_shop(floor: Floor, name: str, replicas: int = 1) -> AsyncIterator
         await asyncio.gather(*(replica.close() for replica in everyone))
 
 
-async def _start_provider(floor: Floor, name: str) -> str:
-    """Start a provider and return its address."""
+async def _start(floor: Floor, name: str, what: str, folder: Path) -> str:
+    """Start somebody outside, the provider or the carrier, with a new book, and return the address."""
     port = free_port()
-    book = floor.folder.path / f"{name}.book"
-    command = [sys.executable, "-m", "sandbox_provider", "--port", str(port), "--book", str(book)]
-    floor.folder.spawn(Launch(name=f"{name}-provider", command=command, folder=ROOT / "services" / "payment"))
+    book = floor.folder.path / f"{name}.{what}.book"
+    command = [sys.executable, "-m", f"sandbox_{what}", "--port", str(port), "--book", str(book)]
+    floor.folder.spawn(Launch(name=f"{name}-{what}", command=command, folder=folder))
     clock = SystemClock()
     until = clock.monotonic() + 20
     while problem := await unanswered(port, "/health"):
         if clock.monotonic() > until:
-            raise RuntimeError(f"the provider does not start: {problem}")
+            raise RuntimeError(f"the {what} does not start: {problem}")
         await asyncio.sleep(0.02)
     return f"http://127.0.0.1:{port}"
 
@@ -89,6 +94,8 @@ async def _replica(floor: Floor, name: str, service: str, number: int, sources: 
         "LOG_LEVEL": "INFO",
     }
     if service == "payment":
-        told |= {"PROVIDER_URL": sources.provider, "PROVIDER_TIMEOUT": PROVIDER_TIMEOUT}
+        told |= {"PROVIDER_URL": sources.provider, "PROVIDER_TIMEOUT": PATIENCE}
+    if service == "shipping":
+        told |= {"CARRIER_URL": sources.carrier, "CARRIER_TIMEOUT": PATIENCE}
     log = floor.folder.path / "logs" / f"{name}-{service}-{number}.log"
     return await Replica.open(service, floor.nurseries[service], told, log)

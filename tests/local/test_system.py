@@ -17,9 +17,9 @@ def test_the_shops_own_system_file_is_good() -> None:
     system = read_system(Path(__file__).parents[2])
 
     assert system.name == "shop"
-    assert list(system.services) == ["order", "inventory", "payment", "user", "notification"]
+    assert list(system.services) == ["order", "inventory", "payment", "shipping", "user", "notification"]
     assert system.module("order") == "order_service"
-    assert list(system.processes) == ["sandbox-provider", "mail-sink"]
+    assert list(system.processes) == ["sandbox-provider", "sandbox-carrier", "mail-sink"]
 
 
 def test_what_is_not_said_has_a_default(system_root: Path) -> None:

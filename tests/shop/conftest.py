@@ -1,4 +1,4 @@
-"""The whole shop in this process: three services, each on a database of its own, and the sandbox provider."""
+"""The whole shop in this process: services, each on a database of its own, and the sandbox provider and carrier."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import aiohttp
 import inventory_service.main
 import order_service.main
 import payment_service.main
 import pytest
+import sandbox_carrier.api
+import sandbox_provider.api
+import shipping_service.main
 from payment_service.main import PaymentSettings
-from sandbox_provider.api import Delays, application
+from shipping_service.main import ShippingSettings
 
 from covey.messaging.brokers.memory import MemoryBroker, MemoryLogs
 from covey.settings import ServiceSettings
@@ -40,6 +44,14 @@ class Shop:
         await known_to_order(self.sources.databases["order"], {product_id})
         return product_id
 
+    async def tell_carrier(self, **order: object) -> None:
+        """Tell the carrier how to behave."""
+        await _tell(self.sources.carrier, order)
+
+    async def tell_provider(self, **order: object) -> None:
+        """Tell the provider how to behave."""
+        await _tell(self.sources.provider, order)
+
     async def place(self, lines: dict[UUID, int], token: str = "tok_ok") -> UUID:
         """Place an order and return its id."""
         return (await self.client.place(order_of(lines, token))).id
@@ -47,17 +59,19 @@ class Shop:
 
 @pytest.fixture
 async def sources(make_database: Callable[[Path | None], str], tmp_path: Path) -> AsyncIterator[Sources]:
-    """The books of a shop in which nothing has happened yet: a database for each service, and a provider."""
+    """The books of a shop in which nothing has happened yet: a database for each service, provider and carrier."""
     databases = {service: make_database(ROOT / "services" / service / "migrations") for service in SERVICES}
-    book = application(tmp_path / "book", Delays(slow=0.3, late=1.0, silence=3.0))
-    async with serving(book, lifespan=True) as provider:
-        yield Sources(databases=databases, provider=provider)
+    delays = {"slow": 0.3, "late": 1.0, "silence": 3.0}
+    money = sandbox_provider.api.application(tmp_path / "provider", sandbox_provider.api.Delays(**delays))
+    parcels = sandbox_carrier.api.application(tmp_path / "carrier", sandbox_carrier.api.Delays(**delays))
+    async with serving(money, lifespan=True) as provider, serving(parcels, lifespan=True) as carrier:
+        yield Sources(databases=databases, provider=provider, carrier=carrier)
 
 
 @pytest.fixture
 async def shop(sources: Sources) -> AsyncIterator[Shop]:
     """A shop without products and orders."""
-    databases, provider = sources.databases, sources.provider
+    databases = sources.databases
     logs = MemoryLogs()
     async with AsyncExitStack() as stack:
         apps = {
@@ -67,8 +81,17 @@ async def shop(sources: Sources) -> AsyncIterator[Shop]:
                 PaymentSettings(
                     database_url=databases["payment"],
                     nats_url="nats://unused",
-                    provider_url=provider,
+                    provider_url=sources.provider,
                     provider_timeout=timedelta(seconds=0.5),
+                ),
+                MemoryBroker(logs),
+            ),
+            "shipping": shipping_service.main.service.running(
+                ShippingSettings(
+                    database_url=databases["shipping"],
+                    nats_url="nats://unused",
+                    carrier_url=sources.carrier,
+                    carrier_timeout=timedelta(seconds=0.5),
                 ),
                 MemoryBroker(logs),
             ),
@@ -78,6 +101,11 @@ async def shop(sources: Sources) -> AsyncIterator[Shop]:
             running = await stack.enter_async_context(app)
             urls[service] = await stack.enter_async_context(serving(running.app))
         yield Shop(sources=sources, client=await stack.enter_async_context(ShopClient.open(urls)))
+
+
+async def _tell(url: str, order: dict[str, object]) -> None:
+    async with aiohttp.ClientSession(url) as http, http.put("/admin/mode", json=order) as response:
+        assert response.status == 204
 
 
 def _settings(database_url: str) -> ServiceSettings:
