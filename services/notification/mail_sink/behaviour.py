@@ -3,6 +3,7 @@
     refuse@…     there is no such mailbox (550)
     busy@…       not now (451)
     drop@…       the mail is kept, and the connection cut before it is answered
+    silent@…     the mail is kept, and never answered
     slow@…       the mail is answered late, but within what a client waits
 
 `busy-3@…` does so for the first three mails only, and `busy-3+ada@…` is the same for somebody else. Any other mailbox
@@ -24,11 +25,12 @@ class Mode(StrEnum):
     REFUSE = "refuse"
     BUSY = "busy"
     DROP = "drop"
+    SILENT = "silent"
     SLOW = "slow"
     DOWN = "down"
 
 
-_MAILBOX = re.compile(r"(refuse|busy|drop|slow)(?:-([0-9]{1,3}))?(?:\+[^@]*)?@.*")
+_MAILBOX = re.compile(r"(refuse|busy|drop|silent|slow)(?:-([0-9]{1,3}))?(?:\+[^@]*)?@.*")
 
 
 @dataclass(slots=True)

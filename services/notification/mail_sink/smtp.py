@@ -57,6 +57,7 @@ class _Conversation:
         await self._book.keep(_mail(envelope, self._clock))
         if self._mode is Mode.DROP and server.transport is not None:
             server.transport.close()
+        if self._mode in (Mode.DROP, Mode.SILENT):
             await asyncio.Event().wait()  # it is cancelled when the connection is gone
         if self._mode is Mode.SLOW:
             await self._clock.sleep(self._slow_seconds)
