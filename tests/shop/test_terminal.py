@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
+
 from shop.terminal import Terminal
 
 
@@ -32,3 +34,28 @@ def test_a_terminal_gets_colours_and_a_line_that_is_wiped_out_by_the_next() -> N
 
     assert "\x1b[32m✓\x1b[0m" in text
     assert "settling\x1b[0m\r\x1b[K" in text
+
+
+def test_what_does_not_fit_goes_on_below_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = FakeTty()
+    terminal = Terminal(stream)
+
+    terminal.result("an order      out of stock, for many are wanted", good=False, indent=14)
+    terminal.beside("  12 ms  ", "a text that is longer than the rest of the line", at=9)
+
+    assert stream.getvalue().splitlines() == [
+        "  ✗ an order      out of stock, for",
+        "                  many are wanted",
+        "  12 ms  a text that is longer than the",
+        "         rest of the line",
+    ]
+
+
+def test_a_pipe_gets_lines_of_any_length() -> None:
+    stream = StringIO()
+
+    Terminal(stream).result("long " * 100, good=True, indent=50)
+
+    assert len(stream.getvalue().splitlines()) == 1
