@@ -1,5 +1,5 @@
-"""The shop's auditor: waits until nothing moves, then compares orders, stock, money and parcels, also with the books of
-the payment provider and of the carrier.
+"""The shop's auditor: waits until nothing moves, then compares orders, stock, money, parcels and mail, also with the
+books of the payment provider, of the carrier and of the mail server.
 
     python -m shop.auditor                # of the system that `covey up` has started here
 
@@ -53,6 +53,8 @@ class Audit:
             name: sum(getattr(one, name) for one in books.stocks.values())
             for name in ("received", "free", "reserved", "sold")
         }
+        mails = Counter(mail.status for about in books.confirmations.values() for mail in about)
+        told = "".join(f"{count} {name}, " for name, count in sorted(mails.items()))
         return [
             f"orders  {len(books.orders)}: {counts or 'none'}",
             "money   " + ", ".join(f"{amount / 100:.2f} {name}" for name, amount in money.items()),
@@ -60,6 +62,7 @@ class Audit:
             f"parcels {sum(one.shipments for one in books.carrier.values())} shipments,"
             f" {sum(one.shipped for one in books.carrier.values())} pieces shipped,"
             f" {sum(one.returned for one in books.carrier.values())} returned",
+            f"mail    {told}{sum(map(len, books.letters.values()))} arrived",
         ]
 
 
@@ -89,11 +92,12 @@ def sources_of(state: Path) -> Sources:
     """Return the books of the system that is up from this state folder. Raises ConfigurationError when none is."""
     status = read_status(state)
     urls = {unit.name: unit.url for unit in status.units} if status else {}
-    provider, carrier = urls.get("sandbox-provider"), urls.get("sandbox-carrier")
-    if provider is None or carrier is None:
-        raise ConfigurationError(f"no shop is up in {state}: start one with `covey up`")
-    databases = {service: _database_url(state, service) for service in SERVICES}
-    return Sources(databases=databases, provider=provider, carrier=carrier)
+    outside = [urls.get(name) for name in ("sandbox-provider", "sandbox-carrier", "mail-sink")]
+    match outside:
+        case [str(provider), str(carrier), str(mail)]:
+            databases = {service: _database_url(state, service) for service in SERVICES}
+            return Sources(databases=databases, provider=provider, carrier=carrier, mail=mail)
+    raise ConfigurationError(f"no shop is up in {state}: start one with `covey up`")
 
 
 def _database_url(state: Path, service: str) -> str:

@@ -1,4 +1,4 @@
-"""What the shop's services have on their books, and provider and carrier on theirs. `shop.reading` reads them."""
+"""What the shop's services have on their books, and who is outside on theirs. `shop.reading` reads them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from collections import Counter
 from dataclasses import dataclass, field
 from uuid import UUID
 
-SERVICES = ("order", "inventory", "payment", "shipping")
+SERVICES = ("order", "inventory", "payment", "shipping", "user", "notification")
 
 # Who handles which event; commands and replies go to the service whose stream they are in.
 SUBSCRIBERS = {
     "order.confirmed.v1": "inventory",
     "inventory.product-changed.v1": "order",
     "shipping.shipment-changed.v1": "order",
+    "user.changed.v1": "notification",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the books are: the URL of each service's database, and those of the provider and the carrier."""
+    """Where the books are: the URL of each service's database, and those of provider, carrier and mail server, which
+    all show theirs over HTTP.
+    """
 
     databases: dict[str, str]
     provider: str
     carrier: str
+    mail: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +34,11 @@ class Order:
     """An order, the status of its saga, and how often each type of event was published about it.
 
     The outbox forgets after a week: `remembered` tells whether it still has all events about this order. `shipped`: its
-    saga is of a version that ships.
+    saga is of a version that ships, and writes to the customer.
     """
 
     id: UUID
+    user_id: UUID
     status: str
     reason: str | None
     total: int
@@ -115,6 +120,33 @@ class Stock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class User:
+    """A user: as the user service has them, or notification's copy. `address` is None when the account is closed."""
+
+    version: int
+    address: str | None = field(repr=False)
+    wants_order_mail: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """The mail about an order as notification has it; `attempts` is how often it may have been handed over."""
+
+    id: UUID
+    status: str
+    reason: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letter:
+    """A mail as it has arrived at the mail server. `sent_as` is the id in its Message-ID."""
+
+    sent_as: str
+    to: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hold:
     """A key in a service that does not move."""
 
@@ -128,9 +160,9 @@ class Hold:
 class Books:
     """Everything, at about one moment: certain only when nothing moves any more.
 
-    Returns, refunds, goods that came back and restocks are by the return's id, all else by that of the order (or
-    product). `shipments` are the statuses that shipping knows. `accepted` are orders that were answered with 201, as
-    the client remembers them.
+    Returns, refunds, goods that came back and restocks are by the return's id, users and `recipients`, which are
+    notification's copy of them, by the user's, all else by that of the order (or product). `shipments` are the statuses
+    that shipping knows. `accepted` are orders that were answered with 201, as the client remembers them.
     """
 
     orders: dict[UUID, Order]
@@ -145,6 +177,10 @@ class Books:
     refunds: dict[UUID, Refund]
     restocks: dict[UUID, Return]
     invoices: dict[UUID, Invoice]
+    users: dict[UUID, User]
+    recipients: dict[UUID, User]
+    confirmations: dict[UUID, list[Confirmation]]
+    letters: dict[str, list[Letter]]
     waiting: dict[str, int]
     holds: list[Hold]
     undelivered: dict[str, int]

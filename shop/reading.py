@@ -19,8 +19,10 @@ from shop.books import (
     SUBSCRIBERS,
     Books,
     Carried,
+    Confirmation,
     Hold,
     Invoice,
+    Letter,
     Money,
     Order,
     Refund,
@@ -28,6 +30,7 @@ from shop.books import (
     Return,
     Sources,
     Stock,
+    User,
 )
 
 
@@ -57,9 +60,7 @@ async def is_quiet(sources: Sources) -> bool:
 async def read(sources: Sources, accepted: Collection[UUID] = ()) -> Books:
     """Read all books."""
     async with _opened(sources) as connections:
-        order, inventory, payment, shipping = (
-            connections[service] for service in ("order", "inventory", "payment", "shipping")
-        )
+        order, inventory, payment, shipping, user, notification = (connections[service] for service in SERVICES)
         return Books(
             waiting=await _waiting(connections),
             undelivered=await _undelivered(connections),
@@ -76,6 +77,10 @@ async def read(sources: Sources, accepted: Collection[UUID] = ()) -> Books:
             refunds=await refunds(payment),
             restocks=await restocks(inventory),
             invoices=await invoices(payment),
+            users=await users(user),
+            recipients=await recipients(notification),
+            confirmations=await confirmations(notification),
+            letters=arrived(await mails_of(sources.mail)),
             accepted=frozenset(accepted),
         )
 
@@ -83,7 +88,7 @@ async def read(sources: Sources, accepted: Collection[UUID] = ()) -> Books:
 async def _orders(connection: Any) -> dict[UUID, Order]:
     rows = await connection.fetch(
         """
-        SELECT o.id, o.status, o.reason, o.total_amount, o.total_currency, s.status AS saga, s.version,
+        SELECT o.id, o.user_id, o.status, o.reason, o.total_amount, o.total_currency, s.status AS saga, s.version,
                coalesce(o.settled_at > now() - interval '6 days', true) AS remembered
         FROM orders o LEFT JOIN covey.saga s ON s.id = o.saga_id
         """
@@ -97,6 +102,7 @@ async def _orders(connection: Any) -> dict[UUID, Order]:
     return {
         row["id"]: Order(
             id=row["id"],
+            user_id=row["user_id"],
             status=row["status"],
             reason=row["reason"],
             total=row["total_amount"],
@@ -132,6 +138,13 @@ async def entries_of(url: str) -> list[dict[str, Any]]:
     return entries
 
 
+async def mails_of(url: str) -> list[dict[str, Any]]:
+    """Return all mails that the mail server has taken."""
+    async with aiohttp.ClientSession(url) as http, http.get("/mails") as response:
+        mails: list[dict[str, Any]] = (await response.json())["mails"]
+    return mails
+
+
 def moved(entries: Iterable[dict[str, Any]]) -> dict[str, Money]:
     """Add up the entries of the provider's book by reference."""
     sums: dict[str, Counter[str]] = {}
@@ -163,6 +176,15 @@ def carried(entries: Iterable[dict[str, Any]]) -> dict[str, Carried]:
         order: Carried(shipments=of_one["parcels"], shipped=of_one["shipment"], returned=of_one["return"])
         for order, of_one in sums.items()
     }
+
+
+def arrived(mails: Iterable[dict[str, Any]]) -> dict[str, list[Letter]]:
+    """Put the mails that the mail server has taken in order, by what they are about."""
+    letters: dict[str, list[Letter]] = {}
+    for mail in mails:
+        sent_as = mail["message_id"].strip("<>").partition("@")[0]
+        letters.setdefault(mail["order"], []).append(Letter(sent_as=sent_as, to=", ".join(mail["to"])))
+    return letters
 
 
 async def returns(connection: Any, order_id: UUID | None = None) -> dict[UUID, Return]:
@@ -219,6 +241,33 @@ async def invoices(connection: Any, order_id: UUID | None = None) -> dict[UUID, 
         order_id,
     )
     return {row["order_id"]: Invoice(amount=row["amount"], credited=row["credited"]) for row in rows}
+
+
+async def users(connection: Any, user_id: UUID | None = None) -> dict[UUID, User]:
+    """Return one user as the user service has them, or all."""
+    return await _users(connection, "account", "email", "order_mail", user_id)
+
+
+async def recipients(connection: Any, user_id: UUID | None = None) -> dict[UUID, User]:
+    """Return one user as notification has them, or all."""
+    return await _users(connection, "recipient", "address", "wants_order_mail", user_id)
+
+
+async def _users(connection: Any, table: str, address: str, wants: str, user_id: UUID | None) -> dict[UUID, User]:
+    query = f"SELECT id, version, {address} AS address, {wants} AS wants_order_mail FROM {table}"
+    rows = await connection.fetch(f"{query} WHERE $1::uuid IS NULL OR id = $1", user_id)
+    return {row["id"]: User(**_without_id(row)) for row in rows}
+
+
+async def confirmations(connection: Any, order_id: UUID | None = None) -> dict[UUID, list[Confirmation]]:
+    """Return the mails about one order that notification knows, or about all."""
+    rows = await connection.fetch(
+        "SELECT order_id, id, status, reason, attempts FROM mail WHERE $1::uuid IS NULL OR order_id = $1", order_id
+    )
+    found: dict[UUID, list[Confirmation]] = {}
+    for row in map(dict, rows):
+        found.setdefault(row.pop("order_id"), []).append(Confirmation(**row))
+    return found
 
 
 async def _reservations(connection: Any) -> dict[UUID, Reservation]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
-from shop.books import Books, Carried, Invoice, Money, Order, Return
+from shop.books import Books, Carried, Confirmation, Invoice, Letter, Money, Order, Return
 
 _ANNOUNCEMENTS = {"confirmed": "order.confirmed.v1", "rejected": "order.rejected.v1", "cancelled": "order.cancelled.v1"}
 _NOTHING = Money()
@@ -146,6 +146,54 @@ def stock_follows_the_order(books: Books) -> Iterator[str]:
             yield f"order {order.id}: {back.total()} pieces were restocked, and its reservation says {noted}"
 
 
+def users_are_known(books: Books) -> Iterator[str]:
+    """Yield users whom notification knows otherwise than as they are."""
+    for user_id in books.recipients.keys() - books.users.keys():
+        yield f"notification knows user {user_id}, who does not exist"
+    for user_id, user in books.users.items():
+        known = books.recipients.get(user_id)
+        if known is None:
+            yield f"user {user_id} is at version {user.version}, and notification does not know them"
+        elif known.version != user.version:
+            yield f"user {user_id} is at version {user.version}, and notification knows version {known.version}"
+        elif known != user:
+            yield f"user {user_id} is known to notification with another address or other wishes"
+
+
+def customers_are_told(books: Books) -> Iterator[str]:
+    """Yield confirmed orders without their one mail. Copies of it there may be, as many as it was handed over."""
+    for order in (order for order in books.orders.values() if order.status == "confirmed" and order.shipped):
+        letters = books.letters.get(str(order.id), [])
+        match books.confirmations.get(order.id, []):
+            case [one]:
+                yield from _told(books, order, one, letters)
+            case several:
+                yield f"order {order.id} is confirmed, and notification has {len(several)} mails about it"
+
+
+def mail_is_wanted(books: Books) -> Iterator[str]:
+    """Yield mails about orders that were not confirmed, and mails to who wants none, or who is not the customer.
+
+    What a user wanted who has changed it since is not on the books: of those nothing is said.
+    """
+    orders = {str(order.id): order for order in books.orders.values()}
+    about = {str(order_id) for order_id in books.confirmations} | books.letters.keys()
+    for order_id in sorted(about - orders.keys()):
+        yield f"there is mail about order {order_id}, which does not exist"
+    for order in (orders[order_id] for order_id in sorted(about & orders.keys())):
+        letters = books.letters.get(str(order.id), [])
+        user = books.users.get(order.user_id)
+        if order.status != "confirmed" or not order.shipped:
+            yield f"order {order.id} is {order.status}, and there is mail about it"
+        elif letters and user is None:
+            yield f"order {order.id}: {len(letters)} mails were sent to somebody who has no account"
+        elif letters and user is not None and user.version == 1:
+            if not user.wants_order_mail:
+                yield f"order {order.id}: {len(letters)} mails were sent to user {order.user_id}, who wants none"
+            if {letter.to for letter in letters} != {user.address}:
+                yield f"order {order.id}: a mail was sent to somebody else than user {order.user_id}"
+
+
 def outcomes_are_announced_once(books: Books) -> Iterator[str]:
     """Yield orders that were announced too often, not at all, or as something else."""
     for order in (order for order in books.orders.values() if order.remembered):
@@ -208,6 +256,24 @@ def _return(books: Books, return_id: UUID, one: Return) -> Iterator[str]:
         yield f"return {return_id} is {one.status}, but {pieces} pieces were restocked for it"
 
 
+def _told(books: Books, order: Order, mail: Confirmation, letters: list[Letter]) -> Iterator[str]:
+    """Yield what is wrong with the mail about a confirmed order: it is settled, and arrived as what it was sent as."""
+    user = books.users.get(order.user_id)
+    if mail.status in ("waiting", "sending"):
+        yield f"order {order.id} is confirmed, and its mail is {mail.status}"
+    if mail.status == "sent" and not letters:
+        yield f"order {order.id}: its mail is sent, and the mail server has none"
+    if mail.status == "skipped" and user is not None and user.version == 1 and user.wants_order_mail:
+        yield f"order {order.id}: user {order.user_id} wants mail and got none: {mail.reason}"
+    names = {letter.sent_as for letter in letters}
+    if len(names) > 1:
+        yield f"order {order.id}: the mail server has {len(names)} different mails about it"
+    elif names and names != {str(mail.id)}:
+        yield f"order {order.id}: the mail server has another mail than the one that notification has sent"
+    if len(letters) > mail.attempts:
+        yield f"order {order.id}: its mail was handed over {mail.attempts} times, and has arrived {len(letters)} times"
+
+
 def _charged_once(order: Order, money: Money) -> Iterator[str]:
     if money.captured != order.total or money.captures != 1:
         yield (
@@ -227,6 +293,9 @@ RULES: Mapping[str, Rule] = {
     "a confirmed order has its pieces, all of them; any other none": stock_follows_the_order,
     "a confirmed order is one shipment at the carrier; any other none": parcels_follow_the_order,
     "goods, money and stock of a return have come back, all or none": returns_are_whole,
+    "notification knows every user as they are": users_are_known,
+    "who wants mail has one about each confirmed order, with one Message-ID": customers_are_told,
+    "no mail about any other order, none to who wants none or to a stranger": mail_is_wanted,
     "every outcome was announced once": outcomes_are_announced_once,
     "no message waits, is held, is dead or is lost": queues_are_empty,
 }

@@ -1,4 +1,4 @@
-"""Orders of every outcome: what a customer does, how the provider behaves meanwhile, and what must come of it."""
+"""Orders of every outcome: what a customer does, how those outside behave meanwhile, and what must come of it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ async def place_and_return(client: ShopClient, order: Body) -> UUID:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What is done, and the status and the reason that must come of it. `lines` are quantities by product name."""
+    """What is done, and the status and the reason that must come of it. `lines` are quantities by product name.
+
+    `mailbox` is that of the customer: the mail server behaves as its name says. `mail`: what must become of the mail.
+    `followed`: it is worth to see step by step what was done for it.
+    """
 
     title: str
     lines: Mapping[str, int]
@@ -55,19 +59,27 @@ class Scenario:
     act: Act = place
     status: str = "confirmed"
     reason: str = ""
+    mailbox: str = "ada"
+    wants_mail: bool = True
+    mail: str = "sent"
+    followed: bool = False
 
-    def order(self, products: Mapping[str, UUID]) -> Body:
-        """Return the order as it is placed."""
-        return order_of({products[name]: quantity for name, quantity in self.lines.items()}, self.token)
+    def order(self, products: Mapping[str, UUID], user_id: UUID | None = None) -> Body:
+        """Return the order as the user places it; without one, somebody who has no account."""
+        return order_of({products[name]: quantity for name, quantity in self.lines.items()}, self.token, user_id)
 
     def fulfilled_by(self, order: Body) -> bool:
         """Tell whether an order has come to the end that it should."""
         returns = all(one["status"] == "completed" for one in order["returns"])
         return bool(order["status"] == self.status and self.reason in (order["reason"] or "") and returns)
 
+    def told_by(self, mail: Body | None) -> bool:
+        """Tell whether the customer was told as they should be; of an order that came to nothing there is no mail."""
+        return (mail["status"] if mail else "") == (self.mail if self.status == "confirmed" else "")
+
 
 SCENARIOS = (
-    Scenario(title="all is well", lines={"Stoneware mug": 2, "Linen tea towel": 1}),
+    Scenario(title="all is well", lines={"Stoneware mug": 2, "Linen tea towel": 1}, followed=True),
     Scenario(
         title="more than there is in stock",
         lines={"Stoneware mug": 1, "Cast-iron teapot": 1_000},
@@ -87,6 +99,7 @@ SCENARIOS = (
         token="tok_capture_declined",
         status="rejected",
         reason="declined",
+        followed=True,
     ),
     Scenario(title="the same submission, twice", lines={"Linen tea towel": 4}, act=place_twice),
     Scenario(
@@ -98,7 +111,10 @@ SCENARIOS = (
         reason="changed their mind",
     ),
     Scenario(
-        title="one piece of each is sent back", lines={"Stoneware mug": 2, "Olive-wood spoon": 1}, act=place_and_return
+        title="one piece of each is sent back",
+        lines={"Stoneware mug": 2, "Olive-wood spoon": 1},
+        act=place_and_return,
+        followed=True,
     ),
     Scenario(title="the provider is slow", lines={"Stoneware mug": 1}, token="tok_slow"),
     Scenario(title="the provider is down, then back", lines={"Olive-wood spoon": 1}, token="tok_down_3"),
@@ -106,6 +122,7 @@ SCENARIOS = (
         title="the provider captures, and does not say so",
         lines={"Cast-iron teapot": 1},
         token="tok_timeout_after_capture",
+        followed=True,
     ),
     Scenario(
         title="the provider authorizes, and never says so",
@@ -114,4 +131,10 @@ SCENARIOS = (
         status="rejected",
         reason="authorizing the payment: no answer in time",
     ),
+    Scenario(title="the mail server is busy, then is not", lines={"Linen tea towel": 1}, mailbox="busy-2"),
+    Scenario(
+        title="the mail is taken, its answer is lost", lines={"Stoneware mug": 1}, mailbox="drop-1", followed=True
+    ),
+    Scenario(title="there is no such mailbox", lines={"Linen tea towel": 1}, mailbox="refuse", mail="refused"),
+    Scenario(title="the customer wants no mail", lines={"Stoneware mug": 1}, wants_mail=False, mail="skipped"),
 )

@@ -1,4 +1,4 @@
-"""One order from end to end: request, rows, messages, saga steps, money and parcels, from the books of every service.
+"""One order from end to end: request, rows, messages, saga steps, money, parcels and mail, from everybody's books.
 
 The order's id and those of its sagas are the keys of everything that was ever done for it, so a timeline is a few
 queries by key; nothing was recorded for its sake. The request itself is in order's log, under the correlation id
@@ -21,12 +21,12 @@ import asyncpg
 from shop.books import SERVICES, Sources
 
 # Of things that happened at the same instant, in one transaction, this is the order of cause and effect.
-_RANK = {"http": 0, "inbox": 1, "saga": 2, "row": 3, "provider": 4, "carrier": 4, "outbox": 5, "log": 6}
+_RANK = {"http": 0, "inbox": 1, "saga": 2, "row": 3, "provider": 4, "carrier": 4, "mail": 4, "outbox": 5, "log": 6}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """Something that happened to an order. `kind` is http, row, outbox, inbox, saga, provider, carrier or log."""
+    """Something that happened to an order. `kind` is http, row, outbox, inbox, saga, provider, carrier, mail or log."""
 
     at: datetime
     service: str
@@ -47,6 +47,7 @@ async def timeline(sources: Sources, order_id: UUID, logs: Path | None = None) -
         finally:
             await connection.close()
     moments += [*await _provider(sources.provider, order_id), *await _carrier(sources.carrier, order_id)]
+    moments += await _mail_server(sources.mail, order_id)
     if logs is not None:
         moments += [moment for service in SERVICES for moment in _log(logs / f"{service}.log", service, correlation_id)]
     return sorted(moments, key=lambda moment: (moment.at, _RANK[moment.kind]))
@@ -152,7 +153,25 @@ async def _shipping(connection: Any, order_id: UUID) -> list[Moment]:
     return [Moment(at=at, service="shipping", kind="row", text=text) for at, text in rows]
 
 
-_OWN = {"order": _order, "inventory": _inventory, "payment": _payment, "shipping": _shipping}
+async def _notification(connection: Any, order_id: UUID) -> list[Moment]:
+    mails = await connection.fetch("SELECT * FROM mail WHERE order_id = $1", order_id)
+    rows = [(row["asked_at"], "mail asked for") for row in mails]
+    rows += [(row["settled_at"], _with(_settled(row), row["reason"])) for row in mails if row["settled_at"]]
+    return [Moment(at=at, service="notification", kind="row", text=text) for at, text in rows]
+
+
+def _settled(mail: Any) -> str:
+    times = f", handed over {mail['attempts']} times" if mail["attempts"] > 1 else ""
+    return f"mail {mail['status']}{times}"
+
+
+_OWN = {
+    "order": _order,
+    "inventory": _inventory,
+    "payment": _payment,
+    "shipping": _shipping,
+    "notification": _notification,
+}
 
 
 async def _rows(service: str, connection: Any, order_id: UUID) -> list[Moment]:
@@ -186,6 +205,17 @@ async def _carrier(url: str, order_id: UUID) -> list[Moment]:
             + ("" if entry["status"] == 201 else " (declined)"),
         )
         for entry in entries
+    ]
+
+
+async def _mail_server(url: str, order_id: UUID) -> list[Moment]:
+    async with aiohttp.ClientSession(url) as http, http.get("/mails", params={"order": str(order_id)}) as response:
+        mails = (await response.json())["mails"]
+    return [
+        Moment(
+            at=datetime.fromisoformat(mail["at"]), service="mail-sink", kind="mail", text=f"took “{mail['subject']}”"
+        )
+        for mail in mails
     ]
 
 

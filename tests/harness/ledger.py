@@ -17,7 +17,19 @@ import aiohttp
 import asyncpg
 
 from shop.books import SERVICES, SUBSCRIBERS, Books, Hold, Money, Order, Reservation, Sources
-from shop.reading import carried, goods, invoices, moved, refunds, restocks, returns
+from shop.reading import (
+    arrived,
+    carried,
+    confirmations,
+    goods,
+    invoices,
+    moved,
+    recipients,
+    refunds,
+    restocks,
+    returns,
+    users,
+)
 from shop.rules import findings
 
 _QUEUES = ("outbox_pending", "inbox_pending", "inbox_held")
@@ -29,6 +41,7 @@ class Found:
     """An order as the order service has it. `returns` are the statuses of its returns."""
 
     id: UUID
+    user_id: UUID
     saga_id: UUID
     status: str
     reason: str | None
@@ -41,37 +54,51 @@ class Found:
 
     @property
     def keys(self) -> list[str]:
-        """Return the keys of all messages about it."""
-        return [str(self.id), *map(str, self.sagas)]
+        """Return the keys of all messages about it, and about its user."""
+        return [str(self.id), str(self.user_id), *map(str, self.sagas)]
 
 
 class Ledger:
     """Reads the books of one shop."""
 
     def __init__(
-        self, pools: Mapping[str, Any], provider: aiohttp.ClientSession, carrier: aiohttp.ClientSession
+        self,
+        pools: Mapping[str, Any],
+        provider: aiohttp.ClientSession,
+        carrier: aiohttp.ClientSession,
+        mail: aiohttp.ClientSession,
     ) -> None:
         self.pools = pools
         self._provider = provider
         self._carrier = carrier
+        self._mail = mail
 
     @classmethod
     @asynccontextmanager
     async def open(cls, sources: Sources) -> AsyncIterator[Ledger]:
-        """Connect to the databases, to the provider and to the carrier for the length of a block."""
+        """Connect to the databases and to those outside for the length of a block."""
         async with AsyncExitStack() as stack:
             pools = {}
             for service in SERVICES:
                 pool = asyncpg.create_pool(sources.databases[service], min_size=1, max_size=3)
                 pools[service] = await stack.enter_async_context(pool)
-            provider = await stack.enter_async_context(aiohttp.ClientSession(sources.provider))
-            carrier = await stack.enter_async_context(aiohttp.ClientSession(sources.carrier))
-            yield cls(pools, provider, carrier)
+            outside = [
+                await stack.enter_async_context(aiohttp.ClientSession(url))
+                for url in (sources.provider, sources.carrier, sources.mail)
+            ]
+            yield cls(pools, *outside)
 
-    async def order_of(self, user_id: UUID) -> Found | None:
+    async def knows(self, user_id: UUID) -> bool:
+        """Tell whether notification has heard of a user."""
+        found: bool = await self.pools["notification"].fetchval(
+            "SELECT EXISTS (SELECT FROM recipient WHERE id = $1)", user_id
+        )
+        return found
+
+    async def order_of(self, user_id: UUID | None) -> Found | None:
         """Return the order of a user who has placed one. Raises AssertionError when there are two."""
         rows = await self.pools["order"].fetch(
-            "SELECT id, saga_id, status, reason FROM orders WHERE user_id = $1", user_id
+            "SELECT id, user_id, saga_id, status, reason FROM orders WHERE user_id = $1", user_id
         )
         assert len(rows) <= 1, f"one submission has made {len(rows)} orders"
         if not rows:
@@ -81,15 +108,14 @@ class Ledger:
         )
         return Found(*rows[0], dict(returns))
 
-    async def unfinished(self, user_id: UUID) -> list[str]:
+    async def unfinished(self, user_id: UUID | None) -> list[str]:
         """Return what is still to be done, in words: nothing when all is at rest.
 
         What is on its way is asked for first: by the time the queues are read it waits in one, or is done.
         """
         order = await self.order_of(user_id)
         left = [f"{kind} is on its way" for kind in await self.undelivered(order)] if order else []
-        for service, queues in zip(SERVICES, await self._in_each(_UNFINISHED), strict=True):
-            left += [f"{count} in {service} {queue}" for queue, count in queues[0].items() if count]
+        left += await self._queued()
         if order is not None:
             if order.status == "pending":
                 left.append("the order is pending")
@@ -99,7 +125,19 @@ class Ledger:
                 left.append("a saga has not ended")
         return left
 
-    async def at_rest(self, user_id: UUID) -> bool:
+    async def is_idle(self) -> bool:
+        """Tell whether nothing waits in any queue."""
+        return not await self._queued()
+
+    async def _queued(self) -> list[str]:
+        return [
+            f"{count} in {service} {queue}"
+            for service, queues in zip(SERVICES, await self._in_each(_UNFINISHED), strict=True)
+            for queue, count in queues[0].items()
+            if count
+        ]
+
+    async def at_rest(self, user_id: UUID | None) -> bool:
         """Tell whether nothing is left to be done, as two readings say one after the other. Cheap while it is not."""
         order = await self.order_of(user_id)
         if order is None or order.status == "pending":
@@ -132,10 +170,19 @@ class Ledger:
         """Return what the carrier has booked for an order."""
         return await _entries(self._carrier, order=order_id)
 
+    async def letters(self, order_id: str) -> list[dict[str, Any]]:
+        """Return the mails about an order that the mail server has taken."""
+        async with self._mail.get("/mails", params={"order": order_id}) as response:
+            mails: list[dict[str, Any]] = (await response.json())["mails"]
+        return mails
+
     async def tell_carrier(self, mode: str, calls: int | None = None) -> None:
         """Have the carrier behave in this way, from now on or in its next calls."""
-        async with self._carrier.put("/admin/mode", json={"mode": mode, "calls": calls}) as response:
-            assert response.status == 204
+        await _tell(self._carrier, mode, calls)
+
+    async def tell_mail_server(self, mode: str, calls: int | None = None) -> None:
+        """Have the mail server behave in this way, from now on or in its next calls."""
+        await _tell(self._mail, mode, calls)
 
     async def let_time_pass(self, order: Found) -> None:
         """Move the deadlines of an order's present step to now, as if so much time had passed."""
@@ -152,9 +199,9 @@ class Ledger:
         return list(await asyncio.gather(*(self.pools[service].fetch(sql, *arguments) for service in SERVICES)))
 
     async def _books(self, found: Found) -> Books:
-        order, payment, reservation, events, holds, provider, carrier, shipments = await asyncio.gather(
+        order, payment, reservation, events, holds, provider, carrier, mail, shipments = await asyncio.gather(
             self._order(found), self._payment(found), self._reservation(found), self._events(found), self._holds(found),
-            self.booked(str(found.id)), self.parcels(str(found.id)),
+            self.booked(str(found.id)), self.parcels(str(found.id)), self.letters(str(found.id)),
             self.pools["shipping"].fetch("SELECT order_id, progress FROM shipment WHERE order_id = $1", found.id),
         )  # fmt: skip
         order.events.update(events)
@@ -169,6 +216,10 @@ class Ledger:
             refunds=await refunds(self.pools["payment"], found.id),
             restocks=await restocks(self.pools["inventory"], found.id),
             invoices=await invoices(self.pools["payment"], found.id),
+            users=await users(self.pools["user"], found.user_id),
+            recipients=await recipients(self.pools["notification"], found.user_id),
+            confirmations=await confirmations(self.pools["notification"], found.id),
+            letters=arrived(mail),
             reservations=reservation,
             stocks={},
             waiting={},
@@ -189,6 +240,7 @@ class Ledger:
         lines = await pool.fetch("SELECT product_id, quantity FROM order_line WHERE order_id = $1", found.id)
         return Order(
             id=found.id,
+            user_id=found.user_id,
             status=row["status"],
             reason=row["reason"],
             total=row["total_amount"],
@@ -222,6 +274,11 @@ class Ledger:
     async def _holds(self, found: Found) -> list[Hold]:
         rows = await self._in_each("SELECT key, state, error FROM covey.hold WHERE key = ANY ($1)", found.keys)
         return [Hold(service=name, **dict(row)) for name, of_it in zip(SERVICES, rows, strict=True) for row in of_it]
+
+
+async def _tell(http: aiohttp.ClientSession, mode: str, calls: int | None) -> None:
+    async with http.put("/admin/mode", json={"mode": mode, "calls": calls}) as response:
+        assert response.status == 204
 
 
 async def _entries(http: aiohttp.ClientSession, **query: str) -> list[dict[str, Any]]:

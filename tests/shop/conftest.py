@@ -1,4 +1,4 @@
-"""The whole shop in this process: services, each on a database of its own, and the sandbox provider and carrier."""
+"""The whole shop in this process: services, each on a database of its own, and those outside: sandboxes and sink."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from uuid import UUID
 
 import aiohttp
 import inventory_service.main
+import mail_sink.api
+import notification_service.main
 import order_service.main
 import payment_service.main
 import pytest
 import sandbox_carrier.api
 import sandbox_provider.api
 import shipping_service.main
+import user_service.main
+from notification_service.main import NotificationSettings
 from payment_service.main import PaymentSettings
 from shipping_service.main import ShippingSettings
 
@@ -25,7 +29,7 @@ from covey.settings import ServiceSettings
 from covey.testing.serving import serving
 from shop.books import SERVICES, Sources
 from shop.client import ShopClient, order_of
-from shop.seed import known_to_order
+from shop.seed import known_to_notification, known_to_order
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,25 +56,43 @@ class Shop:
         """Tell the provider how to behave."""
         await _tell(self.sources.provider, order)
 
-    async def place(self, lines: dict[UUID, int], token: str = "tok_ok") -> UUID:
-        """Place an order and return its id."""
-        return (await self.client.place(order_of(lines, token))).id
+    async def customer(self, mailbox: str = "ada", *, wants_mail: bool = True) -> UUID:
+        """Have a user who notification knows."""
+        user_id = await self.client.register(mailbox, wants_mail=wants_mail)
+        await known_to_notification(self.sources.databases["notification"], {user_id})
+        return user_id
+
+    async def place(self, lines: dict[UUID, int], token: str = "tok_ok", user_id: UUID | None = None) -> UUID:
+        """Place an order, somebody new's without a user, and return its id."""
+        return (await self.client.place(order_of(lines, token, user_id or await self.customer()))).id
 
 
 @pytest.fixture
 async def sources(make_database: Callable[[Path | None], str], tmp_path: Path) -> AsyncIterator[Sources]:
-    """The books of a shop in which nothing has happened yet: a database for each service, provider and carrier."""
+    """The books of a shop in which nothing has happened yet: a database for each service, and those outside."""
     databases = {service: make_database(ROOT / "services" / service / "migrations") for service in SERVICES}
     delays = {"slow": 0.3, "late": 1.0, "silence": 3.0}
     money = sandbox_provider.api.application(tmp_path / "provider", sandbox_provider.api.Delays(**delays))
     parcels = sandbox_carrier.api.application(tmp_path / "carrier", sandbox_carrier.api.Delays(**delays))
-    async with serving(money, lifespan=True) as provider, serving(parcels, lifespan=True) as carrier:
-        yield Sources(databases=databases, provider=provider, carrier=carrier)
+    letters = mail_sink.api.application(tmp_path / "mail", slow_seconds=delays["slow"])
+    async with (
+        serving(money, lifespan=True) as provider,
+        serving(parcels, lifespan=True) as carrier,
+        serving(letters, lifespan=True) as mail,
+    ):
+        yield Sources(databases=databases, provider=provider, carrier=carrier, mail=mail)
 
 
 @pytest.fixture
-async def shop(sources: Sources) -> AsyncIterator[Shop]:
-    """A shop without products and orders."""
+async def smtp_url(sources: Sources) -> str:
+    """Where mail goes."""
+    async with aiohttp.ClientSession(sources.mail) as http, http.get("/health") as response:
+        return f"smtp://127.0.0.1:{(await response.json())['smtp_port']}"
+
+
+@pytest.fixture
+async def shop(sources: Sources, smtp_url: str) -> AsyncIterator[Shop]:
+    """A shop without products, users and orders."""
     databases = sources.databases
     logs = MemoryLogs()
     async with AsyncExitStack() as stack:
@@ -92,6 +114,17 @@ async def shop(sources: Sources) -> AsyncIterator[Shop]:
                     nats_url="nats://unused",
                     carrier_url=sources.carrier,
                     carrier_timeout=timedelta(seconds=0.5),
+                ),
+                MemoryBroker(logs),
+            ),
+            "user": user_service.main.service.running(_settings(databases["user"]), MemoryBroker(logs)),
+            "notification": notification_service.main.service.running(
+                NotificationSettings(
+                    database_url=databases["notification"],
+                    nats_url="nats://unused",
+                    smtp_url=smtp_url,
+                    smtp_timeout=timedelta(seconds=0.5),
+                    address_patience=timedelta(seconds=0.5),
                 ),
                 MemoryBroker(logs),
             ),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import aiohttp
 import asyncpg
 import pytest
+from notification_service.clients import SmtpMailer
+from notification_service.domain import Letter, MailId, OrderId
+from notification_service.ports import Accepted
 
 from covey.ids import new_id
 from shop.auditor import audit
@@ -17,6 +21,8 @@ from shop.books import Sources
 
 if TYPE_CHECKING:
     from conftest import Shop
+
+ADA = "ada@example.org"
 
 
 async def test_a_shop_that_nobody_tampered_with_is_in_order(shop: Shop) -> None:
@@ -29,6 +35,7 @@ async def test_a_shop_that_nobody_tampered_with_is_in_order(shop: Shop) -> None:
     await asyncio.gather(*(shop.client.settled(order_id) for order_id in accepted))
     await shop.client.happened(accepted[0], "ShipOrder done")
     await shop.client.returned(accepted[0], await shop.client.return_goods(accepted[0], {mug: 1}))
+    await shop.client.happened(accepted[0], "place-order completed")
 
     result = await audit(shop.sources, accepted)
 
@@ -38,7 +45,45 @@ async def test_a_shop_that_nobody_tampered_with_is_in_order(shop: Shop) -> None:
         "money   37.50 authorized, 25.00 captured, 12.50 voided, 12.50 refunded",
         "stock   10 received, 9 free, 0 reserved, 1 sold",
         "parcels 1 shipments, 2 pieces shipped, 1 returned",
+        "mail    1 sent, 1 arrived",
     ]
+
+
+async def test_mail_goes_to_who_wants_it_once_known_by_its_message_id(shop: Shop) -> None:
+    mug = await shop.product(10)
+    customers = {
+        "dropped": await shop.customer("drop-1"),
+        "unwilling": await shop.customer(wants_mail=False),
+        "unreachable": await shop.customer("refuse"),
+        "unknown": new_id(),
+    }
+    orders = {name: await shop.place({mug: 1}, user_id=user_id) for name, user_id in customers.items()}
+
+    for order_id in orders.values():
+        await shop.client.happened(order_id, "place-order completed")
+
+    mails = {name: await shop.client.mail(order_id) for name, order_id in orders.items()}
+    assert {name: mail and (mail["status"], mail["attempts"]) for name, mail in mails.items()} == {
+        "dropped": ("sent", 2),
+        "unwilling": ("skipped", 0),
+        "unreachable": ("refused", 1),
+        "unknown": ("skipped", 0),
+    }
+    found = await audit(shop.sources, orders.values())
+    assert found.violations == []
+    assert found.summary()[-1] == "mail    1 refused, 1 sent, 2 skipped, 2 arrived"
+
+
+async def test_what_a_user_has_changed_since_is_not_held_against_their_mail(shop: Shop) -> None:
+    mug, ada = await shop.product(10), await shop.customer()
+    order_id = await shop.place({mug: 1}, user_id=ada)
+    await shop.client.happened(order_id, "place-order completed")
+    await shop.client.close_account(ada)
+
+    found = await audit(shop.sources, [order_id])
+
+    assert found.violations == []
+    assert found.summary()[-1] == "mail    1 sent, 1 arrived"
 
 
 async def test_a_carrier_that_is_down_makes_an_order_wait_for_its_shipment_and_not_fail(shop: Shop) -> None:
@@ -78,15 +123,20 @@ async def test_a_return_whose_refund_is_declined_goes_back_to_the_customer_and_c
     assert [one["status"] for one in ends] == ["refused", "completed"]
     found = await audit(shop.sources, [order_id])
     assert found.violations == []
-    assert found.summary()[-1] == "parcels 1 shipments, 2 pieces shipped, 2 returned"
+    assert "parcels 1 shipments, 2 pieces shipped, 2 returned" in found.summary()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """Books written by hand: a confirmed order and a rejected one, both over 2500, of two of this product."""
+    """Books written by hand: a confirmed order and a rejected one, both over 2500, of two of this product. `mail_id` is
+    that of the mail about the confirmed one.
+    """
 
     sources: Sources
+    smtp_url: str
+    user: UUID
     confirmed: UUID
+    mail_id: UUID
     rejected: UUID
     product: UUID
 
@@ -146,6 +196,36 @@ class Written:
             order_id,
         )
         await self.carry(order_id, "shipment", 2)
+
+    async def register(self) -> None:
+        """Write down a user who wants mail, also at notification."""
+        await self.tamper(
+            "user",
+            "INSERT INTO account (id, version, name, email, order_mail, marketing_mail, locale)"
+            " VALUES ($1, 1, 'Ada', $2, true, false, 'en')",
+            self.user,
+            ADA,
+        )
+        await self.tamper("notification", "INSERT INTO recipient VALUES ($1, 1, $2, 'en', true)", self.user, ADA)
+
+    async def tell(self, order_id: UUID, mail_id: UUID) -> None:
+        """Write down that a mail about an order was sent, and send it."""
+        await self.tamper(
+            "notification",
+            """
+            INSERT INTO mail (id, order_id, user_id, total_amount, total_currency, status, attempts, settled_at)
+            VALUES ($1, $2, $3, 2500, 'EUR', 'sent', 1, now())
+            """,
+            mail_id,
+            order_id,
+            self.user,
+        )
+        await self.mail(mail_id, order_id)
+
+    async def mail(self, mail_id: UUID, order_id: UUID) -> None:
+        """Hand a mail over to the mail server."""
+        mailer = SmtpMailer(self.smtp_url, "shop@shop.example", timedelta(seconds=5))
+        assert await mailer.send(Letter(MailId(mail_id), OrderId(order_id), ADA, "Hello", "It is.")) == Accepted()
 
     async def take_back(self, order_id: UUID) -> UUID:
         """Write down a return of one piece, everywhere; return its id."""
@@ -217,11 +297,12 @@ class Written:
             "order",
             """
             INSERT INTO orders (id, user_id, saga_id, status, reason, total_amount, total_currency, settled_at)
-            VALUES ($1, $1, $2, $3, CASE $3 WHEN 'rejected' THEN 'why not' END, 2500, 'EUR', now())
+            VALUES ($1, $4, $2, $3, CASE $3 WHEN 'rejected' THEN 'why not' END, 2500, 'EUR', now())
             """,
             order_id,
             saga_id,
             status,
+            self.user,
         )
         await self.tamper("order", "INSERT INTO order_line VALUES ($1, 0, $2, 2, 1250)", order_id, product_id)
         await self.saga(saga_id, "place-order", 2, saga)
@@ -245,10 +326,19 @@ class Written:
 
 
 @pytest.fixture
-async def books(sources: Sources) -> Written:
+async def books(sources: Sources, smtp_url: str) -> Written:
     """Books that are right."""
     mug = new_id()
-    written = Written(sources=sources, confirmed=new_id(), rejected=new_id(), product=mug)
+    written = Written(
+        sources=sources,
+        smtp_url=smtp_url,
+        user=new_id(),
+        confirmed=new_id(),
+        mail_id=new_id(),
+        rejected=new_id(),
+        product=mug,
+    )
+    await written.register()
     await written.tamper("inventory", "INSERT INTO product VALUES ($1, 'Mug', 1250, 'EUR', 1)", mug)
     await written.tamper("inventory", "INSERT INTO stock VALUES ($1, 10, 8, 0, 2)", mug)
     await written.tamper("inventory", "INSERT INTO reservation VALUES ($1, 'sold')", written.confirmed)
@@ -259,6 +349,7 @@ async def books(sources: Sources) -> Written:
     await written.charge("/captures", written.confirmed)
     await written.pay(written.confirmed, "captured", 2_500)
     await written.ship(written.confirmed)
+    await written.tell(written.confirmed, written.mail_id)
     return written
 
 
@@ -334,6 +425,53 @@ async def test_pieces_that_are_free_again_without_a_return_are_found(books: Writ
     (leak,) = await found(books)
 
     assert leak.endswith("1 are sold, but orders have bought and kept 2")
+
+
+async def test_a_mail_that_never_arrived_is_found(books: Written) -> None:
+    await books.tamper("notification", "DELETE FROM mail")
+
+    assert await found(books) == [f"order {books.confirmed} is confirmed, and notification has 0 mails about it"]
+
+
+async def test_a_second_mail_about_an_order_is_found(books: Written) -> None:
+    await books.mail(new_id(), books.confirmed)
+    await books.tamper("notification", "UPDATE mail SET attempts = 2")
+
+    assert await found(books) == [f"order {books.confirmed}: the mail server has 2 different mails about it"]
+
+
+async def test_a_copy_of_a_mail_that_was_handed_over_once_is_found(books: Written) -> None:
+    await books.mail(books.mail_id, books.confirmed)
+
+    (copy,) = await found(books)
+
+    assert copy == f"order {books.confirmed}: its mail was handed over 1 times, and has arrived 2 times"
+
+
+async def test_a_copy_of_a_mail_that_was_handed_over_again_is_right(books: Written) -> None:
+    await books.mail(books.mail_id, books.confirmed)
+    await books.tamper("notification", "UPDATE mail SET attempts = 2")
+
+    assert await found(books) == []
+
+
+async def test_a_mail_about_a_rejected_order_is_found(books: Written) -> None:
+    await books.tell(books.rejected, new_id())
+
+    assert await found(books) == [f"order {books.rejected} is rejected, and there is mail about it"]
+
+
+async def test_a_mail_to_who_wants_none_is_found(books: Written) -> None:
+    await books.tamper("user", "UPDATE account SET order_mail = false")
+    await books.tamper("notification", "UPDATE recipient SET wants_order_mail = false")
+
+    assert await found(books) == [f"order {books.confirmed}: 1 mails were sent to user {books.user}, who wants none"]
+
+
+async def test_a_user_whom_notification_has_missed_is_found(books: Written) -> None:
+    await books.tamper("user", "UPDATE account SET version = 2")
+
+    assert await found(books) == [f"user {books.user} is at version 2, and notification knows version 1"]
 
 
 async def test_a_leak_of_stock_is_found(books: Written) -> None:

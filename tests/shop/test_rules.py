@@ -8,12 +8,31 @@ from dataclasses import replace
 import pytest
 
 from covey.ids import new_id
-from shop.books import Books, Carried, Hold, Invoice, Money, Order, Refund, Reservation, Return, Stock
+from shop.books import (
+    Books,
+    Carried,
+    Confirmation,
+    Hold,
+    Invoice,
+    Letter,
+    Money,
+    Order,
+    Refund,
+    Reservation,
+    Return,
+    Stock,
+    User,
+)
 from shop.rules import RULES, findings
 
 CONFIRMED, REJECTED, CANCELLED = new_id(), new_id(), new_id()
 MUG, TEAPOT = new_id(), new_id()
 BACK, UNWANTED = new_id(), new_id()
+ADA, MAIL = new_id(), new_id()
+WANTS_MAIL = User(version=1, address="ada@example.org", wants_order_mail=True)
+WANTS_NONE = User(version=1, address="ada@example.org", wants_order_mail=False)
+SENT = Confirmation(id=MAIL, status="sent", reason=None, attempts=1)
+ARRIVED = Letter(sent_as=str(MAIL), to="ada@example.org")
 EVENTS = {"confirmed": "order.confirmed.v1", "rejected": "order.rejected.v1", "cancelled": "order.cancelled.v1"}
 
 
@@ -24,7 +43,8 @@ def violations(one: Books) -> list[str]:
 def books() -> Books:
     """A confirmed order, a rejected one whose authorization was given up, and one that was cancelled early.
 
-    Of the confirmed one a mug came back, and another did not: that return was refused after the goods were received.
+    All are Ada's, who was told of the first. Of that a mug came back, and another did not: its return was refused after
+    the goods were received.
     """
     saga = {CONFIRMED: "completed", REJECTED: "compensated", CANCELLED: "compensated"}
     status = {CONFIRMED: "confirmed", REJECTED: "rejected", CANCELLED: "cancelled"}
@@ -34,6 +54,7 @@ def books() -> Books:
         orders={
             id: Order(
                 id=id,
+                user_id=ADA,
                 status=status[id],
                 reason=None,
                 total=3_000,
@@ -71,6 +92,10 @@ def books() -> Books:
         },
         restocks={BACK: Return(order_id=CONFIRMED, lines={MUG: 1})},
         invoices={CONFIRMED: Invoice(amount=3_000, credited=1_000)},
+        users={ADA: WANTS_MAIL},
+        recipients={ADA: WANTS_MAIL},
+        confirmations={CONFIRMED: [SENT]},
+        letters={str(CONFIRMED): [ARRIVED]},
         waiting={"order outbox_pending": 0},
         holds=[],
         undelivered={},
@@ -143,6 +168,20 @@ def noted(name: str, key: object, entry: object) -> Books:
     one = books()
     getattr(one, name)[key] = entry
     return one
+
+
+def told(letters: list[Letter], order_id: object = CONFIRMED, **changes: object) -> Books:
+    """The books where these mails about an order have arrived, and notification has sent something else."""
+    one = books()
+    one.letters[str(order_id)] = letters
+    one.confirmations[CONFIRMED] = [replace(SENT, **changes)]  # type: ignore[arg-type]  # the fields of a mail
+    return one
+
+
+def knowing(user: User | None, recipient: User | None = None) -> Books:
+    """The books with another Ada; notification knows her as she is, if not told otherwise."""
+    known = recipient or user
+    return replace(books(), users={ADA: user} if user else {}, recipients={ADA: known} if known else {})
 
 
 def at_the_provider(money: Money, reference: str = str(CONFIRMED)) -> Books:
@@ -306,6 +345,49 @@ PLANTED: dict[str, tuple[Books, str]] = {
         ordered(events=Counter({"order.confirmed.v1": 1, "order.rejected.v1": 1})),
         "order.rejected.v1 was published 1 times",
     ),
+    "a mail that is missing": (without(confirmations=CONFIRMED), "is confirmed, and notification has 0 mails about it"),
+    "a mail that is sent and has not arrived": (told([]), "its mail is sent, and the mail server has none"),
+    "a mail that still waits": (told([], status="waiting", attempts=0), "is confirmed, and its mail is waiting"),
+    "a mail that is still being sent": (told([ARRIVED], status="sending"), "is confirmed, and its mail is sending"),
+    "a mail that was skipped though it is wanted": (
+        told([], status="skipped", reason="no address is known", attempts=0),
+        "wants mail and got none: no address is known",
+    ),
+    "two mails about one order": (
+        told([ARRIVED, replace(ARRIVED, sent_as="another")], attempts=2),
+        "the mail server has 2 different mails about it",
+    ),
+    "two records of mails about one order": (
+        noted("confirmations", CONFIRMED, [SENT, replace(SENT, id=new_id())]),
+        "notification has 2 mails about it",
+    ),
+    "a mail that is not the one that was sent": (
+        told([replace(ARRIVED, sent_as="another")]),
+        "the mail server has another mail than the one",
+    ),
+    "more copies than attempts": (told([ARRIVED, ARRIVED]), "was handed over 1 times, and has arrived 2 times"),
+    "a mail about a rejected order": (told([ARRIVED], REJECTED), "is rejected, and there is mail about it"),
+    "a record of a mail about a cancelled order": (
+        noted("confirmations", CANCELLED, [replace(SENT, status="skipped", reason="why")]),
+        "is cancelled, and there is mail about it",
+    ),
+    "a mail about an order that does not exist": (told([ARRIVED], "x"), "there is mail about order x, which does not"),
+    "a mail to who wants none": (knowing(WANTS_NONE), "who wants none"),
+    "a mail to somebody else": (
+        told([replace(ARRIVED, to="bob@example.org")]),
+        "a mail was sent to somebody else than user",
+    ),
+    "a mail to who has no account": (knowing(None), "1 mails were sent to somebody who has no account"),
+    "a user whom notification does not know": (without(recipients=ADA), "and notification does not know them"),
+    "a user whom only notification knows": (noted("recipients", new_id(), WANTS_MAIL), "who does not exist"),
+    "a change that notification has missed": (
+        knowing(replace(WANTS_MAIL, version=2), WANTS_MAIL),
+        "is at version 2, and notification knows version 1",
+    ),
+    "a user whom notification knows otherwise": (
+        knowing(WANTS_MAIL, replace(WANTS_MAIL, address="bob@example.org")),
+        "with another address or other wishes",
+    ),
     "a message that waits": (replace(books(), waiting={"order inbox_held": 2}), "2 messages wait in order inbox_held"),
     "a dead letter": (
         replace(books(), holds=[Hold(service="payment", key="k", state="dead", error="Conflict: no")]),
@@ -343,8 +425,40 @@ def test_every_rule_is_broken_by_something_planted_here() -> None:
     assert broken == set(RULES)
 
 
+@pytest.mark.parametrize(
+    "right",
+    [
+        pytest.param(told([ARRIVED, ARRIVED], attempts=3), id="copies of one mail"),
+        pytest.param(told([], status="refused", reason="550"), id="a mail that the server refused"),
+        pytest.param(
+            told([ARRIVED], status="refused", reason="550", attempts=2),
+            id="taken without an answer, refused the next time",
+        ),
+        pytest.param(knowing(replace(WANTS_NONE, version=2)), id="who has changed their mind since"),
+        pytest.param(
+            knowing(User(version=2, address=None, wants_order_mail=False)), id="who has closed the account since"
+        ),
+    ],
+)
+def test_about_mail_this_is_right(right: Books) -> None:
+    assert violations(right) == []
+
+
+def test_who_wants_no_mail_and_got_none_is_right() -> None:
+    one = told([], status="skipped", reason="wants none", attempts=0)
+    one.users[ADA] = one.recipients[ADA] = WANTS_NONE
+
+    assert violations(one) == []
+
+
+def test_no_violation_tells_an_address() -> None:
+    for planted, _ in PLANTED.values():
+        assert not any("@" in violation for violation in violations(planted))
+
+
 def test_an_order_from_before_there_was_shipping_has_no_shipment_and_needs_none() -> None:
     one = ordered(shipped=False)
+    one.confirmations.clear(), one.letters.clear()
     del one.shipments[CONFIRMED], one.carrier[str(CONFIRMED)]
     one.returns.clear(), one.goods.clear(), one.restocks.clear()
     one.reservations[CONFIRMED] = Reservation(status="sold", lines={MUG: 2, TEAPOT: 1})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 async def test_one_key_leads_through_every_service(shop: Shop) -> None:
     mug = await shop.product(10)
     order_id = await shop.place({mug: 2})
-    await shop.client.happened(order_id, "ShipOrder done")
+    await shop.client.happened(order_id, "place-order completed")
     return_id = await shop.client.return_goods(order_id, {mug: 1})
     await shop.client.returned(order_id, return_id)
 
@@ -45,6 +45,11 @@ async def test_one_key_leads_through_every_service(shop: Shop) -> None:
         ("carrier", "carrier", "book shipment of 2"),
         ("shipping", "row", "shipment booked"),
         ("order", "saga", "ShipOrder done"),
+        ("notification", "inbox", "notification.send-confirmation.v1"),
+        ("notification", "row", "mail asked for"),
+        ("mail-sink", "mail", "took “Your order is confirmed”"),
+        ("notification", "row", "mail sent"),
+        ("order", "saga", "SendConfirmation done"),
         ("order", "row", "return requested, 12.50 EUR"),
         ("carrier", "carrier", "book return of 1"),
         ("shipping", "row", "goods received"),
