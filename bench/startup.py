@@ -22,7 +22,7 @@ from bench.rounds import spread
 from covey.local.engines.embedded import start_all
 
 PROJECT = Path(__file__).parent.parent
-SERVICES = ("order", "inventory", "payment")
+SERVICES = ("order", "inventory", "payment", "shipping", "user", "notification")
 ROUNDS = 5
 UP_ROUNDS = 3
 PATIENCE_SECONDS = 60

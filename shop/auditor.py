@@ -1,8 +1,9 @@
-"""The shop's auditor: waits until nothing moves, then compares orders, stock and money, also with the provider's book.
+"""The shop's auditor: waits until nothing moves, then compares orders, stock, money, parcels and mail, also with the
+books of the payment provider, of the carrier and of the mail server.
 
     python -m shop.auditor                # of the system that `covey up` has started here
 
-It trusts no service: it reads the databases and the provider's own book. Status 0: nothing is wrong.
+It trusts no service: it reads the databases and the books of those outside. Status 0: nothing is wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from uuid import UUID
 from covey.clock import Clock, SystemClock
 from covey.errors import ConfigurationError, CoveyError
 from covey.local.status import read_status
-from shop.books import SERVICES, Books, Sources, is_quiet, read
+from shop.books import SERVICES, Books, Sources
+from shop.reading import is_quiet, read
 from shop.rules import findings
 
 SETTLING_SECONDS = 30.0
@@ -51,10 +53,16 @@ class Audit:
             name: sum(getattr(one, name) for one in books.stocks.values())
             for name in ("received", "free", "reserved", "sold")
         }
+        mails = Counter(mail.status for about in books.confirmations.values() for mail in about)
+        told = "".join(f"{count} {name}, " for name, count in sorted(mails.items()))
         return [
             f"orders  {len(books.orders)}: {counts or 'none'}",
             "money   " + ", ".join(f"{amount / 100:.2f} {name}" for name, amount in money.items()),
             "stock   " + ", ".join(f"{amount} {name}" for name, amount in pieces.items()),
+            f"parcels {sum(one.shipments for one in books.carrier.values())} shipments,"
+            f" {sum(one.shipped for one in books.carrier.values())} pieces shipped,"
+            f" {sum(one.returned for one in books.carrier.values())} returned",
+            f"mail    {told}{sum(map(len, books.letters.values()))} arrived",
         ]
 
 
@@ -83,10 +91,13 @@ async def audit(
 def sources_of(state: Path) -> Sources:
     """Return the books of the system that is up from this state folder. Raises ConfigurationError when none is."""
     status = read_status(state)
-    provider = next((unit.url for unit in status.units if unit.name == "sandbox-provider"), None) if status else None
-    if provider is None:
-        raise ConfigurationError(f"no shop is up in {state}: start one with `covey up`")
-    return Sources(databases={service: _database_url(state, service) for service in SERVICES}, provider=provider)
+    urls = {unit.name: unit.url for unit in status.units} if status else {}
+    outside = [urls.get(name) for name in ("sandbox-provider", "sandbox-carrier", "mail-sink")]
+    match outside:
+        case [str(provider), str(carrier), str(mail)]:
+            databases = {service: _database_url(state, service) for service in SERVICES}
+            return Sources(databases=databases, provider=provider, carrier=carrier, mail=mail)
+    raise ConfigurationError(f"no shop is up in {state}: start one with `covey up`")
 
 
 def _database_url(state: Path, service: str) -> str:

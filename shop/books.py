@@ -1,48 +1,51 @@
-"""What the shop's services have on their books, and the payment provider on its own: one reading of everything.
-
-Read straight from the databases, past the services' code: an auditor does not ask those whom it audits.
-"""
+"""What the shop's services have on their books, and who is outside on theirs. `shop.reading` reads them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
-import aiohttp
-import asyncpg
-
-SERVICES = ("order", "inventory", "payment")
+SERVICES = ("order", "inventory", "payment", "shipping", "user", "notification")
 
 # Who handles which event; commands and replies go to the service whose stream they are in.
-SUBSCRIBERS = {"order.confirmed.v1": "inventory", "inventory.product-changed.v1": "order"}
+SUBSCRIBERS = {
+    "order.confirmed.v1": "inventory",
+    "inventory.product-changed.v1": "order",
+    "shipping.shipment-changed.v1": "order",
+    "user.changed.v1": "notification",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the books are: the URL of each service's database, and that of the provider."""
+    """Where the books are: the URL of each service's database, and those of provider, carrier and mail server, which
+    all show theirs over HTTP.
+    """
 
     databases: dict[str, str]
     provider: str
+    carrier: str
+    mail: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """An order, the status of its saga, and how often each type of event was published about it.
 
-    The outbox forgets after a week: `remembered` tells whether it still has all events about this order.
+    The outbox forgets after a week: `remembered` tells whether it still has all events about this order. `shipped`: its
+    saga is of a version that ships, and writes to the customer.
     """
 
     id: UUID
+    user_id: UUID
     status: str
     reason: str | None
     total: int
     currency: str
     lines: dict[UUID, int]
     saga: str | None
+    shipped: bool = True
     remembered: bool = True
     events: Counter[str] = field(default_factory=Counter)
 
@@ -59,11 +62,51 @@ class Money:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refund:
+    """Money that payment has returned, or was asked to."""
+
+    order_id: UUID
+    amount: int
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invoice:
+    """What payment has invoiced for an order, and what its credit notes come to."""
+
+    amount: int
+    credited: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Return:
+    """A return as a service has it: order, that somebody wants it; shipping, that the goods came; inventory, that they
+    are free again. `saga` and `amount` are known to order alone.
+    """
+
+    order_id: UUID
+    lines: dict[UUID, int]
+    status: str = ""
+    amount: int = 0
+    saga: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What the carrier has booked for one order and not cancelled: parcels to the customer, and pieces either way."""
+
+    shipments: int = 0
+    shipped: int = 0
+    returned: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reservation:
-    """What inventory has set aside for an order."""
+    """What inventory has set aside for an order, and how much of it was sold and came back."""
 
     status: str
     lines: dict[UUID, int]
+    restocked: dict[UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +117,33 @@ class Stock:
     free: int
     reserved: int
     sold: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """A user: as the user service has them, or notification's copy. `address` is None when the account is closed."""
+
+    version: int
+    address: str | None = field(repr=False)
+    wants_order_mail: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """The mail about an order as notification has it; `attempts` is how often it may have been handed over."""
+
+    id: UUID
+    status: str
+    reason: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letter:
+    """A mail as it has arrived at the mail server. `sent_as` is the id in its Message-ID."""
+
+    sent_as: str
+    to: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +160,9 @@ class Hold:
 class Books:
     """Everything, at about one moment: certain only when nothing moves any more.
 
-    `accepted` are orders that were answered with 201, as the client remembers them.
+    Returns, refunds, goods that came back and restocks are by the return's id, users and `recipients`, which are
+    notification's copy of them, by the user's, all else by that of the order (or product). `shipments` are the statuses
+    that shipping knows. `accepted` are orders that were answered with 201, as the client remembers them.
     """
 
     orders: dict[UUID, Order]
@@ -98,159 +170,18 @@ class Books:
     provider: dict[str, Money]
     reservations: dict[UUID, Reservation]
     stocks: dict[UUID, Stock]
+    shipments: dict[UUID, str]
+    carrier: dict[str, Carried]
+    returns: dict[UUID, Return]
+    goods: dict[UUID, Return]
+    refunds: dict[UUID, Refund]
+    restocks: dict[UUID, Return]
+    invoices: dict[UUID, Invoice]
+    users: dict[UUID, User]
+    recipients: dict[UUID, User]
+    confirmations: dict[UUID, list[Confirmation]]
+    letters: dict[str, list[Letter]]
     waiting: dict[str, int]
     holds: list[Hold]
     undelivered: dict[str, int]
     accepted: frozenset[UUID] = frozenset()
-
-
-@asynccontextmanager
-async def _opened(sources: Sources) -> AsyncIterator[dict[str, Any]]:
-    """Connect to the databases, and close the connections at the end."""
-    async with AsyncExitStack() as stack:
-        connections = {}
-        for service in SERVICES:
-            connections[service] = await asyncpg.connect(sources.databases[service])
-            stack.push_async_callback(connections[service].close)
-        yield connections
-
-
-async def is_quiet(sources: Sources) -> bool:
-    """Tell whether every order is settled and nothing waits but behind a dead letter. Cheap: it may be asked often."""
-    moving = [f"SELECT FROM covey.{queue}" for queue in ("outbox_pending", "inbox_pending")]
-    moving.append("SELECT FROM covey.hold WHERE state <> 'dead'")
-    moving.append("SELECT FROM covey.saga WHERE ended_at IS NULL")
-    async with _opened(sources) as connections:
-        if await connections["order"].fetchval("SELECT EXISTS (SELECT FROM orders WHERE status = 'pending')"):
-            return False
-        query = "SELECT " + " OR ".join(f"EXISTS ({one})" for one in moving)
-        return not any([await connection.fetchval(query) for connection in connections.values()])
-
-
-async def read(sources: Sources, accepted: Collection[UUID] = ()) -> Books:
-    """Read all books."""
-    async with _opened(sources) as connections:
-        order, inventory, payment = (connections[service] for service in SERVICES)
-        return Books(
-            waiting=await _waiting(connections),
-            undelivered=await _undelivered(connections),
-            holds=[hold for name, connection in connections.items() for hold in await _holds(name, connection)],
-            orders=await _orders(order),
-            payments=await _payments(payment),
-            provider=await _provider(sources.provider),
-            reservations=await _reservations(inventory),
-            stocks=await _stocks(inventory),
-            accepted=frozenset(accepted),
-        )
-
-
-async def _orders(connection: Any) -> dict[UUID, Order]:
-    rows = await connection.fetch(
-        """
-        SELECT o.id, o.status, o.reason, o.total_amount, o.total_currency, s.status AS saga,
-               coalesce(o.settled_at > now() - interval '6 days', true) AS remembered
-        FROM orders o LEFT JOIN covey.saga s ON s.id = o.saga_id
-        """
-    )
-    lines = await _quantities(connection, "SELECT order_id, product_id, quantity FROM order_line")
-    events: dict[str, Counter[str]] = {}
-    for row in await connection.fetch(
-        "SELECT key, type, count(*) FROM covey.outbox WHERE kind = 'event' GROUP BY key, type"
-    ):
-        events.setdefault(row["key"], Counter())[row["type"]] = row["count"]
-    return {
-        row["id"]: Order(
-            id=row["id"],
-            status=row["status"],
-            reason=row["reason"],
-            total=row["total_amount"],
-            currency=row["total_currency"],
-            lines=lines.get(row["id"], {}),
-            saga=row["saga"],
-            remembered=row["remembered"],
-            events=events.get(str(row["id"]), Counter()),
-        )
-        for row in rows
-    }
-
-
-async def _payments(connection: Any) -> dict[UUID, Money]:
-    rows = await connection.fetch("SELECT order_id, authorized, captured, voided, refunded FROM payment")
-    return {
-        row["order_id"]: Money(
-            authorized=row["authorized"],
-            captured=row["captured"],
-            voided=row["voided"],
-            refunded=row["refunded"],
-            captures=1 if row["captured"] else 0,
-        )
-        for row in rows
-    }
-
-
-async def _provider(url: str) -> dict[str, Money]:
-    async with aiohttp.ClientSession(url) as http, http.get("/book") as response:
-        entries = (await response.json())["entries"]
-    sums: dict[str, Counter[str]] = {}
-    for entry in entries:
-        moved = sums.setdefault(entry["reference"], Counter())
-        moved[entry["operation"]] += entry["done"]
-        moved["captures"] += entry["operation"] == "capture" and entry["done"] > 0
-    return {
-        reference: Money(
-            authorized=moved["authorize"],
-            captured=moved["capture"],
-            voided=moved["void"],
-            refunded=moved["refund"],
-            captures=moved["captures"],
-        )
-        for reference, moved in sums.items()
-    }
-
-
-async def _reservations(connection: Any) -> dict[UUID, Reservation]:
-    lines = await _quantities(connection, "SELECT order_id, product_id, quantity FROM reservation_line")
-    rows = await connection.fetch("SELECT order_id, status FROM reservation")
-    return {row["order_id"]: Reservation(status=row["status"], lines=lines.get(row["order_id"], {})) for row in rows}
-
-
-async def _stocks(connection: Any) -> dict[UUID, Stock]:
-    rows = await connection.fetch("SELECT product_id, received, free, reserved, sold FROM stock")
-    return {row.pop("product_id"): Stock(**row) for row in map(dict, rows)}
-
-
-async def _quantities(connection: Any, query: str) -> dict[UUID, dict[UUID, int]]:
-    quantities: dict[UUID, dict[UUID, int]] = {}
-    for order_id, product_id, quantity in await connection.fetch(query):
-        quantities.setdefault(order_id, {})[product_id] = quantity
-    return quantities
-
-
-async def _holds(service: str, connection: Any) -> list[Hold]:
-    rows = await connection.fetch("SELECT key, state, error FROM covey.hold")
-    return [Hold(service=service, **dict(row)) for row in rows]
-
-
-async def _waiting(connections: dict[str, Any]) -> dict[str, int]:
-    """Count what waits in each queue."""
-    return {
-        f"{service} {queue}": await connection.fetchval(f"SELECT count(*) FROM covey.{queue}")
-        for service, connection in connections.items()
-        for queue in ("outbox_pending", "inbox_pending", "inbox_held")
-    }
-
-
-async def _undelivered(connections: dict[str, Any]) -> dict[str, int]:
-    """Count the messages of each type that were sent and have not reached the service that handles them."""
-    received = {service: await _received(connection) for service, connection in connections.items()}
-    missing: Counter[str] = Counter()
-    for connection in connections.values():
-        for row in await connection.fetch("SELECT id, type, kind, stream FROM covey.outbox"):
-            target = SUBSCRIBERS.get(row["type"]) if row["kind"] == "event" else row["stream"]
-            if target is not None and row["id"] not in received[target]:
-                missing[row["type"]] += 1
-    return dict(missing)
-
-
-async def _received(connection: Any) -> set[UUID]:
-    return {row["id"] for row in await connection.fetch("SELECT id FROM covey.inbox")}

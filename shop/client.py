@@ -34,10 +34,13 @@ class Placed:
     seconds: float
 
 
-def order_of(lines: Mapping[UUID, int], token: str = "tok_ok") -> dict[str, Any]:
-    """Return an order by somebody new, as it is placed: how many of which product, and the means of payment."""
+def order_of(lines: Mapping[UUID, int], token: str = "tok_ok", user_id: UUID | None = None) -> dict[str, Any]:
+    """Return an order as it is placed: how many of which product, the means of payment, and whose it is.
+
+    Without a user it is somebody's who has no account, and gets no mail.
+    """
     wanted = [{"product_id": str(product_id), "quantity": quantity} for product_id, quantity in lines.items()]
-    return {"user_id": str(new_id()), "lines": wanted, "payment_token": token}
+    return {"user_id": str(user_id or new_id()), "lines": wanted, "payment_token": token}
 
 
 class ShopClient:
@@ -50,7 +53,7 @@ class ShopClient:
     @classmethod
     @asynccontextmanager
     async def open(cls, urls: Mapping[str, str]) -> AsyncIterator[ShopClient]:
-        """Connect when first used. `urls` has one for `order`, `inventory` and `payment`."""
+        """Connect when first used. `urls` has one for each service that is asked."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
             yield cls(http, urls)
 
@@ -80,6 +83,20 @@ class ShopClient:
         body = {"name": product["name"], "price": price, "version": product["version"]}
         await self._asked(self._http.put(f"{self._urls['inventory']}/api/v1/products/{product_id}", json=body))
 
+    async def register(self, mailbox: str = "ada", *, wants_mail: bool = True, key: str | None = None) -> UUID:
+        """Open an account for somebody new and return its id. The first part of the address is the mailbox.
+
+        The mail sink treats a mailbox as its name says, such as `busy-2`: see there.
+        """
+        email = f"{mailbox}+{key or new_id()}@example.org"
+        preferences = {"order_mail": wants_mail, "marketing_mail": False, "locale": "en"}
+        body = {"name": "Ada", "email": email, "preferences": preferences}
+        return UUID((await self.post("user", "/users", body, key))["id"])
+
+    async def close_account(self, user_id: UUID) -> None:
+        """Close an account: what is personal of it is erased everywhere."""
+        await self._asked(self._http.delete(f"{self._urls['user']}/api/v1/users/{user_id}"))
+
     async def place(self, order: Mapping[str, Any], key: str | None = None) -> Placed:
         """Place an order. Under the same key again it is the same order. Raises Unexpected when it is not accepted."""
         began = time.perf_counter()
@@ -89,6 +106,26 @@ class ShopClient:
     async def cancel(self, order_id: UUID, reason: str) -> None:
         """Ask for an order to be cancelled. Raises Unexpected with status 409 when it is too late."""
         await self.post("order", f"/orders/{order_id}/cancel", {"reason": reason})
+
+    async def return_goods(
+        self, order_id: UUID, lines: Mapping[UUID, int] | None = None, key: str | None = None
+    ) -> UUID:
+        """Return pieces of an order, or all of it, and return the id of the return. Raises Unexpected when refused."""
+        wanted = lines and [{"product_id": str(product), "quantity": quantity} for product, quantity in lines.items()]
+        return UUID((await self.post("order", f"/orders/{order_id}/returns", {"lines": wanted}, key))["id"])
+
+    async def returned(
+        self, order_id: UUID, return_id: UUID, within_seconds: float = SETTLING_SECONDS
+    ) -> dict[str, Any]:
+        """Wait until a return has come to its end, and return it as it is then. Raises DeadlineExceeded."""
+
+        async def ended() -> dict[str, Any] | None:
+            found: dict[str, Any] = await self.get("order", f"/orders/{order_id}/returns/{return_id}")
+            return found if found["status"] != "requested" else None
+
+        found = await until(ended, within_seconds, f"return {return_id} has not come to its end")
+        assert found is not None  # `until` returns nothing that is false
+        return found
 
     async def order(self, order_id: UUID) -> dict[str, Any]:
         """Return an order."""
@@ -105,6 +142,11 @@ class ShopClient:
         found = await until(order, within_seconds, f"order {order_id} was not settled")
         assert found is not None  # `until` returns nothing that is false
         return found
+
+    async def mail(self, order_id: UUID) -> dict[str, Any] | None:
+        """Return what has become of the mail about an order; None when there is none yet."""
+        found = (await self.get("notification", f"/notifications?order_id={order_id}"))["notifications"]
+        return found[0] if found else None
 
     async def happened(self, order_id: UUID, what: str, within_seconds: float = SETTLING_SECONDS) -> None:
         """Wait until this stands in an order's history. Raises DeadlineExceeded."""
@@ -129,6 +171,6 @@ class ShopClient:
             async with request as response:
                 if response.status >= 300:
                     raise Unexpected(response.status, await response.text())
-                return await response.json()
+                return await response.json() if response.status != 204 else None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise DependencyUnavailable(f"no answer: {type(error).__name__} {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -36,16 +37,18 @@ _TOKENS = {
     "tok_timeout_after_charge": 2,
     "tok_late": 1,
 }
-_READS, _CANCELS, _REPEATS, _SCARCE = 0.15, 0.1, 0.05, 0.05
-"""The share of arrivals that only look at an order; of orders that are cancelled, submitted twice, for what is gone."""
+_READS, _CANCELS, _REPEATS, _SCARCE, _STRANGERS = 0.15, 0.1, 0.05, 0.05, 0.05
+"""The share of arrivals that only look at an order; of orders that are cancelled, submitted twice, for what is gone,
+and of somebody without an account."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What there is to buy: plenty of most, and of one thing hardly any."""
+    """What there is to buy, plenty of most and of one thing hardly any, and who has an account."""
 
     plenty: Sequence[UUID]
     scarce: UUID
+    users: Sequence[UUID]
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Promises:
     """What customers were promised, and what they were told that they should not have been."""
 
     accepted: list[UUID] = field(default_factory=list)
-    submitted: set[UUID] = field(default_factory=set)
+    submitted: Counter[UUID] = field(default_factory=Counter)
     cancelled: set[UUID] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
 
@@ -85,7 +88,7 @@ class Customers:
             products = chance.sample(list(self._offered.plenty), chance.randint(1, 3))
             lines = {product: chance.randint(1, 3) for product in products}
         (token,) = chance.choices(list(_TOKENS), weights=list(_TOKENS.values()))
-        return order_of(lines, token)
+        return order_of(lines, token, None if chance.random() < _STRANGERS else chance.choice(self._offered.users))
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class _Visit:
 
     async def place(self, order: Mapping[str, Any], *, twice: bool) -> UUID | None:
         """Place an order; return its id, None when no answer came in time."""
-        self.promises.submitted.add(UUID(order["user_id"]))
+        self.promises.submitted[UUID(order["user_id"])] += 1
         key, began = str(new_id()), time.perf_counter()
         placed = await self._insist(lambda client: client.place(order, key), {_IN_PROGRESS})
         if placed is None:

@@ -1,4 +1,4 @@
-"""Orders of every outcome: what a customer does, how the provider behaves meanwhile, and what must come of it."""
+"""Orders of every outcome: what a customer does, how those outside behave meanwhile, and what must come of it."""
 
 from __future__ import annotations
 
@@ -36,9 +36,22 @@ async def place_and_cancel(client: ShopClient, order: Body) -> UUID:
     return order_id
 
 
+async def place_and_return(client: ShopClient, order: Body) -> UUID:
+    """Place the order, and return one piece of each product when it is on its way."""
+    order_id = (await client.place(order)).id
+    await client.happened(order_id, "ShipOrder done")
+    return_id = await client.return_goods(order_id, {UUID(line["product_id"]): 1 for line in order["lines"]})
+    await client.returned(order_id, return_id)
+    return order_id
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What is done, and the status and the reason that must come of it. `lines` are quantities by product name."""
+    """What is done, and the status and the reason that must come of it. `lines` are quantities by product name.
+
+    `mailbox` is that of the customer: the mail server behaves as its name says. `mail`: what must become of the mail.
+    `followed`: it is worth to see step by step what was done for it.
+    """
 
     title: str
     lines: Mapping[str, int]
@@ -46,18 +59,27 @@ class Scenario:
     act: Act = place
     status: str = "confirmed"
     reason: str = ""
+    mailbox: str = "ada"
+    wants_mail: bool = True
+    mail: str = "sent"
+    followed: bool = False
 
-    def order(self, products: Mapping[str, UUID]) -> Body:
-        """Return the order as it is placed."""
-        return order_of({products[name]: quantity for name, quantity in self.lines.items()}, self.token)
+    def order(self, products: Mapping[str, UUID], user_id: UUID | None = None) -> Body:
+        """Return the order as the user places it; without one, somebody who has no account."""
+        return order_of({products[name]: quantity for name, quantity in self.lines.items()}, self.token, user_id)
 
     def fulfilled_by(self, order: Body) -> bool:
         """Tell whether an order has come to the end that it should."""
-        return bool(order["status"] == self.status and self.reason in (order["reason"] or ""))
+        returns = all(one["status"] == "completed" for one in order["returns"])
+        return bool(order["status"] == self.status and self.reason in (order["reason"] or "") and returns)
+
+    def told_by(self, mail: Body | None) -> bool:
+        """Tell whether the customer was told as they should be; of an order that came to nothing there is no mail."""
+        return (mail["status"] if mail else "") == (self.mail if self.status == "confirmed" else "")
 
 
 SCENARIOS = (
-    Scenario(title="all is well", lines={"Stoneware mug": 2, "Linen tea towel": 1}),
+    Scenario(title="all is well", lines={"Stoneware mug": 2, "Linen tea towel": 1}, followed=True),
     Scenario(
         title="more than there is in stock",
         lines={"Stoneware mug": 1, "Cast-iron teapot": 1_000},
@@ -77,6 +99,7 @@ SCENARIOS = (
         token="tok_capture_declined",
         status="rejected",
         reason="declined",
+        followed=True,
     ),
     Scenario(title="the same submission, twice", lines={"Linen tea towel": 4}, act=place_twice),
     Scenario(
@@ -87,12 +110,19 @@ SCENARIOS = (
         status="cancelled",
         reason="changed their mind",
     ),
+    Scenario(
+        title="one piece of each is sent back",
+        lines={"Stoneware mug": 2, "Olive-wood spoon": 1},
+        act=place_and_return,
+        followed=True,
+    ),
     Scenario(title="the provider is slow", lines={"Stoneware mug": 1}, token="tok_slow"),
     Scenario(title="the provider is down, then back", lines={"Olive-wood spoon": 1}, token="tok_down_3"),
     Scenario(
         title="the provider captures, and does not say so",
         lines={"Cast-iron teapot": 1},
         token="tok_timeout_after_capture",
+        followed=True,
     ),
     Scenario(
         title="the provider authorizes, and never says so",
@@ -101,4 +131,10 @@ SCENARIOS = (
         status="rejected",
         reason="authorizing the payment: no answer in time",
     ),
+    Scenario(title="the mail server is busy, then is not", lines={"Linen tea towel": 1}, mailbox="busy-2"),
+    Scenario(
+        title="the mail is taken, its answer is lost", lines={"Stoneware mug": 1}, mailbox="drop-1", followed=True
+    ),
+    Scenario(title="there is no such mailbox", lines={"Linen tea towel": 1}, mailbox="refuse", mail="refused"),
+    Scenario(title="the customer wants no mail", lines={"Stoneware mug": 1}, wants_mail=False, mail="skipped"),
 )

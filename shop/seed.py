@@ -1,4 +1,4 @@
-"""What the shop sells."""
+"""What the shop sells, and who has heard of what."""
 
 from __future__ import annotations
 
@@ -35,13 +35,25 @@ async def known_to_order(database_url: str, product_ids: set[UUID], within_secon
 
     Raises DeadlineExceeded.
     """
+    await _known(database_url, "product", product_ids, within_seconds, "order has not heard of the products")
+
+
+async def known_to_notification(database_url: str, user_ids: set[UUID], within_seconds: float = 10.0) -> None:
+    """Wait until notification has heard of these users; until then a mail to them waits, some seconds long.
+
+    Raises DeadlineExceeded.
+    """
+    await _known(database_url, "recipient", user_ids, within_seconds, "notification has not heard of the users")
+
+
+async def _known(database_url: str, table: str, ids: set[UUID], within_seconds: float, otherwise: str) -> None:
     connection = await asyncpg.connect(database_url)
 
     async def known() -> bool:
-        query = "SELECT count(*) FROM product WHERE id = ANY ($1)"
-        return bool(await connection.fetchval(query, list(product_ids)) == len(product_ids))
+        query = f"SELECT count(*) FROM {table} WHERE id = ANY ($1)"
+        return bool(await connection.fetchval(query, list(ids)) == len(ids))
 
     try:
-        await until(known, within_seconds, "order has not heard of the products")
+        await until(known, within_seconds, otherwise)
     finally:
         await connection.close()

@@ -19,7 +19,7 @@ from shop.client import ShopClient
 from shop.terminal import Terminal
 
 ROOT = Path(__file__).parent.parent
-PROVIDER = "sandbox-provider"
+PROVIDER, CARRIER, MAIL = "sandbox-provider", "sandbox-carrier", "mail-sink"
 _INTERRUPTED = 130
 
 
@@ -48,7 +48,9 @@ async def shown_shop(terminal: Terminal, state: Path | None = None) -> AsyncIter
 def sources_of(system: RunningSystem) -> Sources:
     """Return the books of a running shop."""
     databases = {service: system.database_url(service) for service in SERVICES}
-    return Sources(databases=databases, provider=system.url(PROVIDER))
+    return Sources(
+        databases=databases, provider=system.url(PROVIDER), carrier=system.url(CARRIER), mail=system.url(MAIL)
+    )
 
 
 def conclude(terminal: Terminal, failures: Sequence[str], seconds: float) -> None:

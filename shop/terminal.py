@@ -48,12 +48,16 @@ class Terminal:
         """Begin a part."""
         self.say(f"\n{self.styled(text, 'bold')}")
 
-    def result(self, text: str, *, good: bool) -> None:
-        """Say that something is as it should be, or not."""
-        first, *rest = self._wrapped(text)
-        self.say(f"  {self.styled('✓', 'green') if good else self.styled('✗', 'red')} {first}")
+    def result(self, text: str, *, good: bool, indent: int = 0) -> None:
+        """Say that something is as it should be, or not; what does not fit goes on so far to the right."""
+        self.beside(f"  {self.styled('✓', 'green') if good else self.styled('✗', 'red')} ", text, 4, indent)
+
+    def beside(self, head: str, text: str, at: int, indent: int = 0) -> None:
+        """Write a head, which may be styled and ends at this column, and beside it a text, folded."""
+        first, *rest = self._folded(text, at, indent)
+        self.say(f"{head}{first}")
         for line in rest:
-            self.say(f"    {line}")
+            self.say(f"{'':<{at}}{line}")
 
     def meanwhile(self, text: str, prompt: str = "") -> None:
         """Show what goes on, and below what a key would do, until something else is written.
@@ -84,16 +88,17 @@ class Terminal:
     def quote(self, text: str) -> None:
         """Show what another command would print."""
         for line in text.splitlines():
-            for part in self._wrapped(line, "  "):
+            for part in self._folded(line, 4, 2):
                 self.say(self.styled(f"    {part}", "dim"))
 
     def styled(self, text: str, style: str) -> str:
         """Return the text in a style, if this terminal shows any."""
         return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self._coloured else text
 
-    def _wrapped(self, text: str, indent: str = "") -> list[str]:
-        width = self.columns - 4
-        return textwrap.wrap(text, width, subsequent_indent=indent) if self._moving and len(text) > width else [text]
+    def _folded(self, text: str, at: int, indent: int) -> list[str]:
+        if len(text) <= self.columns - at:
+            return [text]
+        return textwrap.wrap(text, max(self.columns - at, 20 + indent), subsequent_indent=" " * indent)
 
     def _cleared(self) -> str:
         clear = ("", "\r\x1b[K", "\r\x1b[A\x1b[J")[self._dirty]

@@ -1,6 +1,6 @@
-"""One order from end to end: request, rows, messages, saga steps and money, from the books of every service.
+"""One order from end to end: request, rows, messages, saga steps, money, parcels and mail, from everybody's books.
 
-The order's id and that of its saga are the keys of everything that was ever done for it, so a timeline is a few
+The order's id and those of its sagas are the keys of everything that was ever done for it, so a timeline is a few
 queries by key; nothing was recorded for its sake. The request itself is in order's log, under the correlation id
 that the order's messages carry.
 """
@@ -22,12 +22,12 @@ from covey.local.system import ONE_PROCESS
 from shop.books import SERVICES, Sources
 
 # Of things that happened at the same instant, in one transaction, this is the order of cause and effect.
-_RANK = {"http": 0, "inbox": 1, "saga": 2, "row": 3, "provider": 4, "outbox": 5, "log": 6}
+_RANK = {"http": 0, "inbox": 1, "saga": 2, "row": 3, "provider": 4, "carrier": 4, "mail": 4, "outbox": 5, "log": 6}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """Something that happened to an order. `kind` is http, row, outbox, inbox, saga, provider or log."""
+    """Something that happened to an order. `kind` is http, row, outbox, inbox, saga, provider, carrier, mail or log."""
 
     at: datetime
     service: str
@@ -44,10 +44,11 @@ async def timeline(sources: Sources, order_id: UUID, logs: Path | None = None) -
         try:
             if service == "order":
                 keys, correlation_id = await _keys(connection, order_id)
-            moments += [*await _messages(connection, service, keys), *await _OWN[service](connection, order_id)]
+            moments += [*await _messages(connection, service, keys), *await _rows(service, connection, order_id)]
         finally:
             await connection.close()
-    moments += await _provider(sources.provider, order_id)
+    moments += [*await _provider(sources.provider, order_id), *await _carrier(sources.carrier, order_id)]
+    moments += await _mail_server(sources.mail, order_id)
     if logs is not None:
         files = [logs / f"{name}.log" for name in (*SERVICES, ONE_PROCESS)]
         moments += [moment for file in files for moment in _log(file, correlation_id)]
@@ -59,7 +60,9 @@ async def _keys(connection: Any, order_id: UUID) -> tuple[list[str], str]:
     headers = await connection.fetchval(
         "SELECT headers FROM covey.outbox WHERE key = $1 ORDER BY position LIMIT 1", str(order_id)
     )
-    return [str(order_id), str(saga_id)], json.loads(headers or "{}").get("correlation-id", "")
+    returns = await connection.fetch("SELECT id FROM order_return WHERE order_id = $1", order_id)
+    keys = [str(order_id), str(saga_id), *(str(row["id"]) for row in returns)]
+    return keys, json.loads(headers or "{}").get("correlation-id", "")
 
 
 async def _messages(connection: Any, service: str, keys: Sequence[str]) -> list[Moment]:
@@ -91,8 +94,14 @@ async def _order(connection: Any, order_id: UUID) -> list[Moment]:
         rows.append((row["cancelling_at"], f"cancellation asked for: {row['cancelling']}"))
     if row["settled_at"]:
         rows.append((row["settled_at"], f"order {row['status']}" + (f": {row['reason']}" if row["reason"] else "")))
+    returns = await connection.fetch("SELECT * FROM order_return WHERE order_id = $1", order_id)
+    for one in returns:
+        rows.append((one["requested_at"], f"return requested, {one['amount'] / 100:.2f} {one['currency']}"))
+        if one["settled_at"]:
+            rows.append((one["settled_at"], _with(f"return {one['status']}", one["refusal"])))
     steps = await connection.fetch(
-        "SELECT at, step, what, detail FROM covey.saga_log WHERE saga_id = $1 ORDER BY n", row["saga_id"]
+        "SELECT at, step, what, detail FROM covey.saga_log WHERE saga_id = ANY ($1) ORDER BY saga_id, n",
+        [row["saga_id"], *(one["id"] for one in returns)],
     )
     return [Moment(at=at, service="order", kind="row", text=text) for at, text in rows] + [
         Moment(at=s["at"], service="order", kind="saga", text=_with(f"{s['step']} {s['what']}", s["detail"]))
@@ -111,7 +120,15 @@ async def _inventory(connection: Any, order_id: UUID) -> list[Moment]:
     if row["status"] != "held":
         text = _with(f"reservation {row['status']}", row["reason"])
         moments.append(Moment(at=row["changed_at"], service="inventory", kind="row", text=text))
-    return moments
+    restocks = await connection.fetch(
+        "SELECT made_at, sum(quantity) AS pieces FROM restock JOIN restock_line USING (return_id)"
+        " WHERE order_id = $1 GROUP BY return_id",
+        order_id,
+    )
+    return moments + [
+        Moment(at=one["made_at"], service="inventory", kind="row", text=f"{one['pieces']} pieces free again")
+        for one in restocks
+    ]
 
 
 async def _payment(connection: Any, order_id: UUID) -> list[Moment]:
@@ -120,10 +137,48 @@ async def _payment(connection: Any, order_id: UUID) -> list[Moment]:
     )
     asked = [(row["asked_at"], f"intent to {row['what']}") for row in rows]
     answered = [(row["answered_at"], f"{row['what']} {row['answer']}") for row in rows if row["answered_at"]]
+    refunds = await connection.fetch(
+        "SELECT r.* FROM refund r JOIN payment p ON p.id = r.payment_id WHERE p.order_id = $1", order_id
+    )
+    asked += [(row["asked_at"], f"intent to refund {row['amount'] / 100:.2f}") for row in refunds]
+    answered += [(row["answered_at"], f"refund {row['status']}") for row in refunds if row["answered_at"]]
     return [Moment(at=at, service="payment", kind="row", text=text) for at, text in asked + answered]
 
 
-_OWN = {"order": _order, "inventory": _inventory, "payment": _payment}
+async def _shipping(connection: Any, order_id: UUID) -> list[Moment]:
+    shipments = await connection.fetch("SELECT * FROM shipment WHERE order_id = $1", order_id)
+    returns = await connection.fetch("SELECT * FROM goods_return WHERE order_id = $1", order_id)
+    rows = [(row["asked_at"], "intent to ship") for row in shipments]
+    rows += [(row["changed_at"], f"shipment {row['progress']}") for row in shipments if row["tracking_number"]]
+    rows += [(row["asked_at"], "intent to receive goods") for row in returns]
+    rows += [(row["changed_at"], _with(f"goods {row['status']}", row["reason"])) for row in returns]
+    return [Moment(at=at, service="shipping", kind="row", text=text) for at, text in rows]
+
+
+async def _notification(connection: Any, order_id: UUID) -> list[Moment]:
+    mails = await connection.fetch("SELECT * FROM mail WHERE order_id = $1", order_id)
+    rows = [(row["asked_at"], "mail asked for") for row in mails]
+    rows += [(row["settled_at"], _with(_settled(row), row["reason"])) for row in mails if row["settled_at"]]
+    return [Moment(at=at, service="notification", kind="row", text=text) for at, text in rows]
+
+
+def _settled(mail: Any) -> str:
+    times = f", handed over {mail['attempts']} times" if mail["attempts"] > 1 else ""
+    return f"mail {mail['status']}{times}"
+
+
+_OWN = {
+    "order": _order,
+    "inventory": _inventory,
+    "payment": _payment,
+    "shipping": _shipping,
+    "notification": _notification,
+}
+
+
+async def _rows(service: str, connection: Any, order_id: UUID) -> list[Moment]:
+    """Return what the rows of a service tell; nothing of one that has none about orders."""
+    return await _OWN[service](connection, order_id) if service in _OWN else []
 
 
 async def _provider(url: str, order_id: UUID) -> list[Moment]:
@@ -137,6 +192,32 @@ async def _provider(url: str, order_id: UUID) -> list[Moment]:
             text=f"{entry['operation']} {entry['done'] / 100:.2f}" + ("" if entry["status"] == 201 else " (declined)"),
         )
         for entry in entries
+    ]
+
+
+async def _carrier(url: str, order_id: UUID) -> list[Moment]:
+    async with aiohttp.ClientSession(url) as http, http.get("/book", params={"order": str(order_id)}) as response:
+        entries = (await response.json())["entries"]
+    return [
+        Moment(
+            at=datetime.fromisoformat(entry["at"]),
+            service="carrier",
+            kind="carrier",
+            text=f"{entry['operation']} {entry['kind']} of {entry['pieces']}"
+            + ("" if entry["status"] == 201 else " (declined)"),
+        )
+        for entry in entries
+    ]
+
+
+async def _mail_server(url: str, order_id: UUID) -> list[Moment]:
+    async with aiohttp.ClientSession(url) as http, http.get("/mails", params={"order": str(order_id)}) as response:
+        mails = (await response.json())["mails"]
+    return [
+        Moment(
+            at=datetime.fromisoformat(mail["at"]), service="mail-sink", kind="mail", text=f"took “{mail['subject']}”"
+        )
+        for mail in mails
     ]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from covey.clock import SystemClock
 from covey.local.dead import dead_letters_of
 from covey.local.up import covey
-from shop.seed import known_to_order, seed
+from shop.seed import known_to_notification, known_to_order, seed
 from shop.showing import conclude, exit_is_asked_for, run_until_signal, shown_shop, unfinished_status
 from shop.terminal import Terminal
 from shop.tour.act import Act, perform
@@ -64,8 +64,10 @@ async def _open(stage: Stage) -> None:
     async with dead_letters_of("order", stage.system.state, {}) as letters:
         await tidy(letters)
     stage.products = await seed(stage.client)
-    stage.terminal.meanwhile("order hears of the products from inventory's events")
+    stage.user_id = await stage.client.register()
+    stage.terminal.meanwhile("order hears of the products, and notification of the customer, by events")
     await known_to_order(stage.system.database_url("order"), set(stage.products.values()))
+    await known_to_notification(stage.system.database_url("notification"), {stage.user_id})
     await stage.invariants()
 
 

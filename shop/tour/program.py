@@ -122,7 +122,7 @@ ACTS = (
             "again, past the services' code, and held against each other, rule by rule.",
         ),
         after=(
-            "The crash test does this after a kill at each of 1,800 points of an order.",
+            "The crash test does this after a kill at each of 2,800 points of an order.",
             "Next: write a service (examples/first-service), then break it the same way.",
         ),
         page="docs/tour.md",
@@ -132,6 +132,6 @@ ACTS = (
 
 
 async def _act(stage: Stage, scenario: Scenario) -> UUID:
-    order_id = await scenario.act(stage.client, scenario.order(stage.products))
+    order_id = await scenario.act(stage.client, scenario.order(stage.products, stage.user_id))
     stage.accepted(order_id)
     return order_id

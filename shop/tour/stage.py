@@ -42,6 +42,7 @@ class Stage:
         self.terminal = terminal
         self.sources = sources_of(system)
         self.products: dict[str, UUID] = {}
+        self.user_id: UUID | None = None
         self.failures: list[str] = []
         self._accepted: list[UUID] = []
         self._gauge = gauge
@@ -138,7 +139,7 @@ class Stage:
     async def place(self, count: int, token: str = "tok_ok") -> list[UUID]:
         """Place so many orders at once, of a piece of each product in turn, and return their ids."""
         products = list(self.products.values())
-        orders = [order_of({products[number % len(products)]: 1}, token) for number in range(count)]
+        orders = [order_of({products[number % len(products)]: 1}, token, self.user_id) for number in range(count)]
         placed = await asyncio.gather(*(self.client.place(order) for order in orders))
         self.accepted(*(one.id for one in placed))
         return [one.id for one in placed]

@@ -38,9 +38,11 @@ from covey.http.head import BoundedHead
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
 from covey.messaging.options import MessagingOptions
+from covey.messaging.retention import Retention
 from covey.messaging.router import Router
 from covey.saga.definition import Definition
 from covey.saga.engine import SagaEngine
+from covey.saga.journal import SAGAS
 from covey.saga.timers import SagaTimers
 from covey.settings import ServiceSettings, load
 from covey.telemetry.health import Readiness
@@ -146,6 +148,7 @@ class Service(Generic[S]):
             if parts.sagas:
                 timers = SagaTimers(database, messaging.transactions, messaging.wake)
                 messaging.add_role("saga timers", timers.run)
+                messaging.add_role("saga retention", Retention(database, SAGAS).run)
             readiness = _readiness(database, messaging)
             app = application(
                 self.name,

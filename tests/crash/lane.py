@@ -21,11 +21,12 @@ from tests.harness.lanes import busy_lanes
 from tests.harness.ledger import Found, Ledger
 from tests.harness.outcomes import Outcome
 from tests.harness.shop import Shop
-from tests.wire.exchange import Call, Statement
+from tests.wire.exchange import Call, Mailing, Statement
 
 SETTLING = timedelta(seconds=30)
 SETTLING_SECONDS = SETTLING.total_seconds()
-PLACING, CANCELLING = "POST /orders", "POST /orders/…/cancel"
+REGISTERING, PLACING = "POST /users", "POST /orders"
+CANCELLING, RETURNING = "POST /orders/…/cancel", "POST /orders/…/returns"
 _RECORDINGS = 12
 _ONLY_WHEN_BUSY = (TURN, DIRECT, "ingest")
 """Where an order differs whose messages are left to workers; all else is struck in the same order without that."""
@@ -85,6 +86,7 @@ class Lane:
         return [
             point
             for service, watcher in self.watchers.items()
+            if not outcome.differs_in or service in outcome.differs_in
             for point in points_of(outcome.name, service, watcher.logbook.entries)
             if not outcome.busy or point.about.startswith(_ONLY_WHEN_BUSY)
         ]
@@ -134,17 +136,29 @@ class Lane:
         return strike
 
     async def _begin(self, outcome: Outcome, point: Point | None) -> Customer:
+        """Have a customer who is about to order, and watch from now on what is done for them."""
+        customer = Customer(self.shop, self._ledger, outcome)
+        if not outcome.registers:
+            await customer.register()
+            await eventually(lambda: self._ledger.is_idle(), SETTLING)
         for service, watcher in self.watchers.items():
             watcher.watch(point if point and point.service == service else None)
-        payment = self.watchers["payment"]
-        payment.booked = self._booked
+        payment, shipping = self.watchers["payment"], self.watchers["shipping"]
+        payment.booked, shipping.booked = self._booked, self._carried
+        self.watchers["notification"].booked = self._taken
         self._asked, self._cancelled = asyncio.Event(), asyncio.Event()
         payment.calling = self._wait_for_cancellation if outcome.cancels else _go_on
-        return Customer(self.shop, self._ledger, outcome)
+        return customer
 
     async def _order(self, customer: Customer, outcome: Outcome) -> None:
         """Do all that the customer does, whatever is killed meanwhile."""
         watcher = self.watchers["order"]
+        await self._ledger.tell_carrier(outcome.carrier or "answer", 2 if outcome.carrier == "down" else 1)
+        await self._ledger.tell_mail_server("down" if outcome.mail_down else "accept", 2)
+        if outcome.registers:
+            self.watchers["user"].logbook.request = REGISTERING
+            await customer.register()
+            self.watchers["user"].logbook.request = ""
         watcher.logbook.request = PLACING
         order_id = await customer.place()
         watcher.logbook.request = ""
@@ -154,6 +168,10 @@ class Lane:
             await customer.cancel(order_id)
             watcher.logbook.request = ""
             self._cancelled.set()
+        if outcome.returns:
+            watcher.logbook.request = RETURNING
+            await customer.send_back(order_id)
+            watcher.logbook.request = ""
         if outcome.overdue:
             await customer.let_time_pass()
 
@@ -162,7 +180,8 @@ class Lane:
             self._asked.set()
             await self._cancelled.wait()
 
-    async def _booked(self, call: Call) -> None:
+    async def _booked(self, call: Call | Mailing) -> None:
+        assert isinstance(call, Call)
         key = call.headers["idempotency-key"]
         reference = call.body.split(b'"reference"')[1].split(b'"')[1].decode()
 
@@ -170,6 +189,20 @@ class Lane:
             return any(entry["key"] == key for entry in await self._ledger.booked(reference))
 
         await eventually(is_booked)
+
+    async def _carried(self, call: Call | Mailing) -> None:
+        assert isinstance(call, Call)
+        key = call.headers["idempotency-key"]
+        order_id = call.body.split(b'"order"')[1].split(b'"')[1].decode()
+
+        async def is_booked() -> bool:
+            return any(entry["key"] == key for entry in await self._ledger.parcels(order_id))
+
+        await eventually(is_booked)
+
+    async def _taken(self, mailing: Call | Mailing) -> None:
+        order_id = mailing.request.split(b"X-Order-ID: ")[1].split()[0].decode()
+        await eventually(lambda: self._ledger.letters(order_id))
 
     async def _settled(self, customer: Customer, ordering: asyncio.Task[None]) -> None:
         """Wait until the customer has done everything and nothing moves any more."""

@@ -22,16 +22,19 @@ from tests.crash.seams import (
     TAKE,
     TIMER,
     call_of,
+    mail_call_of,
     marks,
     read,
     recovered,
     stored,
     taken,
 )
-from tests.wire.exchange import Arrival, Call, Exchange, Publication, Session, Statement
+from tests.wire.exchange import Arrival, Call, Exchange, Mailing, Publication, Session, Statement
 
 WORKER, INGEST = "covey worker", "covey ingest"
 DIRECT, TURN, RETRY = "direct turn", "turn", "retry"
+PROVIDER, MAIL_SERVER = "provider", "mail server"
+OUTSIDE = (PROVIDER, MAIL_SERVER)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +75,7 @@ class Logbook:
         self.request = ""
         self.accepted = set() if accepted is None else accepted
         self.entries: list[Sighting] = []
-        self._asked_provider = ""
+        self._asked_outside = ""
         self._numbers: Counter[tuple[str, str]] = Counter()
         self._orders = count()
         self._open: dict[Exchange, list[Sighting]] = {}
@@ -91,8 +94,10 @@ class Logbook:
             case Arrival():
                 sightings = [self._known("ingest", f"{RECEIVE} {exchange.headers['ce-type']}")]
             case Call():
-                self._asked_provider = exchange.line.rpartition(" ")[0]
-                sightings = [self._known("provider", self._asked_provider)]
+                self._asked_outside = exchange.line.rpartition(" ")[0]
+                sightings = [self._known(PROVIDER, self._asked_outside)]
+            case Mailing():
+                sightings = self._mailing(exchange)
         self._open[exchange] = sightings
         return sightings
 
@@ -137,10 +142,17 @@ class Logbook:
             self._named(transaction, self._about(call))
         return [self._entered(call, transaction)]
 
+    def _mailing(self, mailing: Mailing) -> list[Sighting]:
+        call = mail_call_of(mailing)
+        if call is None:
+            return []
+        self._asked_outside = "the mail"
+        return [self._known(MAIL_SERVER, call)]
+
     def _about(self, call: str) -> str:
         """Return what a transaction outside the workers is about, as this statement of it shows."""
         if call == RESUME:
-            return f"answer to {self._asked_provider}"
+            return f"answer to {self._asked_outside}"
         return "" if call in (BEGIN, COMMIT, ROLLBACK, TIMER, RECOVER, STORE) else self.request
 
     def _learn(self, statement: Statement, sighting: Sighting) -> None:

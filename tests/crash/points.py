@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tests.crash.logbook import Sighting
+from tests.crash.logbook import OUTSIDE, Sighting
 from tests.crash.seams import PUBLISH, STATEMENT, When, seam_of
 
 EXPLANATION: dict[When, str] = {
     "before": "the call has left the process, and nothing of it arrives; of a delivery: it has not arrived",
     "after": "it is done, and the process is not told; of a delivery: the process has just got it",
     "delivered": "it is done, and the process has just been told",
-    "booked": "the provider has booked it, and does not answer",
+    "booked": "the provider, the carrier or the mail server has booked it, and does not answer",
 }
 
 
@@ -62,9 +62,9 @@ def one_per_seam(points: Iterable[Point]) -> list[Point]:
 
 
 def _sides(sighting: Sighting) -> tuple[When, ...]:
-    if sighting.about == "provider" and not sighting.answered:
+    if sighting.about in OUTSIDE and not sighting.answered:
         return ("before", "booked")
-    if sighting.about == "provider" or sighting.call.startswith(PUBLISH):
+    if sighting.about in OUTSIDE or sighting.call.startswith(PUBLISH):
         return ("before", "after", "delivered")
     if seam_of(sighting.call, "before") == STATEMENT:
         return ("before",)  # inside a transaction: after it is before the next one

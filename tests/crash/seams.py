@@ -1,7 +1,7 @@
 """What a call at a seam is called, read off the wire.
 
-A statement belongs to what its transaction is about: a turn for certain messages, a request, an answer of the
-provider, a timer. A worker's transaction shows that only when it has read its messages, so what came before is
+A statement belongs to what its transaction is about: a turn for certain messages, a request, an answer of somebody
+outside, a timer. A worker's transaction shows that only when it has read its messages, so what came before is
 named afterwards. Polling that found nothing is about nothing, and dropped.
 """
 
@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
-from tests.wire.exchange import Statement
+from tests.wire.exchange import Mailing, Statement
 from tests.wire.postgres import length, texts
+from tests.wire.smtp import DOT
 
 When = Literal["before", "after", "delivered", "booked"]
 
@@ -22,6 +23,7 @@ TAKE, TAKE_DUE, TIMER, RECOVER, READ = "take", "take due", "saga timer", "recove
 RESUME, STORE, MARK, RECEIVE, PUBLISH, FLUSH = "resume", "stores", "relay marks", "receives", "publishes", "flush:"
 ACCEPT = "accepts"
 STATEMENT = "statement in a transaction"
+RECIPIENT, MAIL = "names the recipient", "hands the mail over"
 
 LATE = (BEGIN, TAKE, TAKE_DUE, TIMER, RECOVER, READ)
 """Calls of which only the answer shows whether there was something to do."""
@@ -69,10 +71,19 @@ def seam_of(call: str, when: When) -> str:
         return "publish" if when == "before" else "publish acknowledged"
     if call.startswith("POST /"):
         return "provider call" if when == "before" else "provider answer"
+    if call in (RECIPIENT, MAIL):
+        return "mail call" if when == "before" else "mail answer"
     for start, seam in _SEAMS.items():
         if call.startswith(start):
             return seam
     return call if call in (BEGIN, COMMIT, ROLLBACK, TIMER, *_FUNCTIONS.values()) else STATEMENT
+
+
+def mail_call_of(mailing: Mailing) -> str | None:
+    """Return what a step of handing a mail over is called; None for those that decide nothing."""
+    if mailing.line == DOT:
+        return MAIL
+    return RECIPIENT if mailing.line.upper().startswith("RCPT") else None
 
 
 def taken(statement: Statement) -> str:

@@ -15,22 +15,24 @@ from covey.messaging.ingest import LONG_TURN_SECONDS, REST
 from tests.crash.logbook import DIRECT, Logbook, Sighting
 from tests.crash.points import Point
 from tests.crash.seams import BEGIN, COMMIT, LATE, READ, When
-from tests.wire.exchange import Arrival, Call, Exchange, Publication, Stage, Statement
+from tests.wire.exchange import Arrival, Call, Exchange, Mailing, Publication, Stage, Statement
 
 _SIDES: dict[type, dict[Stage, When]] = {
     Statement: {Stage.REQUEST: "before", Stage.ANSWER: "after"},
     Publication: {Stage.REQUEST: "before", Stage.ANSWER: "after", Stage.DELIVERED: "delivered"},
     Arrival: {Stage.ANSWER: "before", Stage.DELIVERED: "after"},
     Call: {Stage.REQUEST: "before", Stage.ANSWER: "after", Stage.DELIVERED: "delivered"},
+    Mailing: {Stage.REQUEST: "before", Stage.ANSWER: "after", Stage.DELIVERED: "delivered"},
 }
 
 Foresee = Callable[[Point, Statement], Awaitable[bool]]
 """Given a point and a statement of its kind: does the database hold the work that this point is about?"""
 
 OnCall = Callable[[Call], Awaitable[None]]
+OnBooking = Callable[[Call | Mailing], Awaitable[None]]
 
 
-async def _nothing(_: Call) -> None:
+async def _nothing(_: Call | Mailing) -> None:
     return None
 
 
@@ -45,8 +47,8 @@ class Watcher:
         self._foresee = foresee
         self.calling: OnCall = _nothing
         """Waits until a call to the provider may go on."""
-        self.booked: OnCall = _nothing
-        """Waits until the provider has booked a call."""
+        self.booked: OnBooking = _nothing
+        """Waits until somebody outside has booked a call, or taken a mail."""
         self._accepted: set[str] = set()
         self._rests_until = 0.0
         self.watch(None)
@@ -81,7 +83,7 @@ class Watcher:
         if when is not None and any(self._is_there(sighting, when) for sighting in sightings):
             self._kill()
             return False
-        if isinstance(exchange, Call) and stage is Stage.REQUEST and self._is_there(sightings[0], "booked"):
+        if isinstance(exchange, Call | Mailing) and self._is_to_be_booked(stage, sightings):
             self._waiting.add(asyncio.create_task(self._kill_once_booked(exchange)))
         return True
 
@@ -122,7 +124,10 @@ class Watcher:
             return (sighting.about, sighting.call, sighting.number) == (point.about, point.call, point.number)
         return bool(sighting.foreseen) and (when == "before" or sighting.call == BEGIN)
 
-    async def _kill_once_booked(self, call: Call) -> None:
+    def _is_to_be_booked(self, stage: Stage, sightings: list[Sighting]) -> bool:
+        return stage is Stage.REQUEST and any(self._is_there(sighting, "booked") for sighting in sightings)
+
+    async def _kill_once_booked(self, call: Call | Mailing) -> None:
         await self.booked(call)
         if not self.struck.is_set():
             self._kill()

@@ -33,7 +33,7 @@ def written(default: Any) -> str:
     match default:
         case _ if default is PydanticUndefined or default is MISSING:
             return "required"
-        case None:
+        case None | []:
             return "none"
         case {}:
             return "empty"

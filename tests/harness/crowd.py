@@ -13,7 +13,11 @@ from tests.harness.ledger import Ledger
 from tests.harness.outcomes import OUTCOMES, Outcome
 from tests.harness.shop import Shop
 
-QUICK = tuple(one for one in OUTCOMES if not one.overdue and not one.busy and not one.cancels)
+QUICK = tuple(
+    one
+    for one in OUTCOMES
+    if not (one.overdue or one.busy or one.cancels or one.returns or one.registers or one.carrier or one.mail_down)
+)
 """The outcomes that need nobody but the customer."""
 
 AT_ONCE = 8
@@ -29,9 +33,15 @@ class Crowd:
         self.accepted: list[UUID] = []
 
     async def order(self, number: int, outcomes: Sequence[Outcome] = QUICK) -> None:
-        """Place so many orders, a few at a time, of all these outcomes in turn; return when all are accepted."""
+        """Place so many orders, a few at a time, of all these outcomes in turn; return when all are accepted.
+
+        Everybody opens an account before the first one orders.
+        """
+        customers = [Customer(self._shop, self._ledger, outcome) for outcome in islice(cycle(outcomes), number)]
+        self._customers += customers
         places = asyncio.Semaphore(AT_ONCE)
-        await asyncio.gather(*(self._order(outcome, places) for outcome in islice(cycle(outcomes), number)))
+        await asyncio.gather(*(self._register(customer, places) for customer in customers))
+        await asyncio.gather(*(self._order(customer, places) for customer in customers))
 
     async def settle(self, within_seconds: float | None = None) -> None:
         """Wait until every order is settled and nothing moves; raise AssertionError if anything is not as it should be.
@@ -49,8 +59,10 @@ class Crowd:
             late = order.status == "rejected" and "in time" in (order.reason or "")
             assert late or customer.expects(order), f"order {order.id} is {order.status} ({order.reason})"
 
-    async def _order(self, outcome: Outcome, places: asyncio.Semaphore) -> None:
-        customer = Customer(self._shop, self._ledger, outcome)
-        self._customers.append(customer)
+    async def _register(self, customer: Customer, places: asyncio.Semaphore) -> None:
+        async with places:
+            await customer.register()
+
+    async def _order(self, customer: Customer, places: asyncio.Semaphore) -> None:
         async with places:
             self.accepted.append(await customer.place())

@@ -1,14 +1,18 @@
-"""A customer who wants one thing of the shop, and asks again, under the same key, when no answer comes."""
+"""A customer who opens an account and wants one thing of the shop, and asks again, under the same key, when no answer
+comes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
 
-from covey.errors import Unavailable
+from covey.errors import DependencyUnavailable, Unavailable
 from covey.ids import new_id
+from covey.testing.eventually import eventually
 from shop.client import Unexpected, order_of
 from tests.harness.ledger import Found, Ledger
 from tests.harness.outcomes import Outcome
@@ -21,20 +25,32 @@ _PAUSE_SECONDS = 0.02
 
 
 class Customer:
-    """Places one order of an outcome, with all that belongs to it. `user_id` is known before there is an order."""
+    """Places one order of an outcome, with all that belongs to it. Without an account there is no `user_id`."""
 
     def __init__(self, shop: Shop, ledger: Ledger, outcome: Outcome) -> None:
         self._shop = shop
         self._ledger = ledger
         self._outcome = outcome
-        self._body = order_of({shop.scarce if outcome.scarce else shop.product: 2}, outcome.token)
-        self.user_id = UUID(self._body["user_id"])
+        self.user_id: UUID | None = None
         self.cancelled = False
+
+    async def register(self) -> None:
+        """Open an account, until the answer is 201, and wait until notification has heard of it.
+
+        Who orders at once is served as well, but their mail waits for the address, and goes another way each time.
+        """
+        key, outcome, register = str(new_id()), self._outcome, self._shop.client.register
+        user_id = self.user_id = await self._insisting(
+            lambda: register(outcome.mailbox, wants_mail=outcome.wants_mail, key=key)
+        )
+        await eventually(lambda: self._ledger.knows(user_id), timedelta(seconds=PATIENCE_SECONDS))
 
     async def place(self) -> UUID:
         """Place the order, until the answer is 201."""
         key = str(new_id())
-        return (await self._insisting(lambda: self._shop.client.place(self._body, key))).id
+        product = self._shop.scarce if self._outcome.scarce else self._shop.product
+        order = order_of({product: 2}, self._outcome.token, self.user_id)
+        return (await self._insisting(lambda: self._shop.client.place(order, key))).id
 
     async def cancel(self, order_id: UUID) -> None:
         """Cancel the order, until the answer is definite; 409 means that it is too late."""
@@ -43,6 +59,16 @@ class Customer:
             self.cancelled = True
         except Unexpected:
             self.cancelled = False
+
+    async def send_back(self, order_id: UUID) -> None:
+        """Return one piece, once the goods are on their way, until the answer is 202."""
+        await self._insisting(lambda: self._shipped(order_id))
+        key = str(new_id())
+        await self._insisting(lambda: self._shop.client.return_goods(order_id, {self._shop.product: 1}, key))
+
+    async def _shipped(self, order_id: UUID) -> None:
+        if (await self._shop.client.order(order_id))["shipment"] is None:
+            raise DependencyUnavailable("not yet")
 
     async def let_time_pass(self) -> None:
         """Wait until the provider has booked the authorization, and let the time of the step be over then."""
@@ -54,6 +80,8 @@ class Customer:
 
     def expects(self, order: Found) -> bool:
         """Tell whether the order has ended as it must."""
+        if list(order.returns.values()) != ["completed"] * self._outcome.returns:
+            return False
         if self._outcome.cancels and not self.cancelled:
             return order.status == "confirmed"
         return order.status == self._outcome.status

@@ -1,4 +1,4 @@
-"""The ground that systems under test stand on: real engines, and nurseries for the shop's services."""
+"""The ground that systems under test stand on: real engines, and a nursery for the shop's processes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from covey.testing.databases import Databases
 from shop.books import SERVICES
 from tests.harness.processes import Nursery
 
+_OUTSIDE = ("sandbox_provider.api", "sandbox_carrier.api", "mail_sink.api")
 _OPTIONS = EngineOptions(postgres_fsync=False)
 """Processes are killed here, machines are not: what PostgreSQL has written outlives it without being on the disk."""
 
@@ -27,7 +28,7 @@ class Floor:
     folder: StateFolder
     engines: dict[str, RunningEngine]
     databases: Databases
-    nurseries: dict[str, Nursery]
+    nursery: Nursery
     migrating: asyncio.Lock
 
     async def kill_and_restart(self, name: str) -> None:
@@ -45,17 +46,16 @@ class Floor:
 
 @asynccontextmanager
 async def floor(folder: Path) -> AsyncIterator[Floor]:
-    """Have engines and nurseries for the length of a block; all logs stay in `folder`."""
+    """Have engines and a nursery for the length of a block; all logs stay in `folder`."""
     state = await open_state(folder)
     try:
         engines = await start_engines(state, ("postgres", "nats"), _OPTIONS)
         databases = Databases(engines["postgres"].url)
-        nurseries = await asyncio.gather(*(Nursery.open(f"{service}_service.main") for service in SERVICES))
+        nursery = await Nursery.open(*(f"{service}_service.main" for service in SERVICES), *_OUTSIDE)
         try:
-            named = dict(zip(SERVICES, nurseries, strict=True))
-            yield Floor(state, engines, databases, named, asyncio.Lock())
+            yield Floor(state, engines, databases, nursery, asyncio.Lock())
         finally:
-            await asyncio.gather(*(nursery.close() for nursery in nurseries))
+            await nursery.close()
     finally:
         await state.close()
         for data in ("postgres", "nats"):

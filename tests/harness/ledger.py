@@ -17,69 +17,127 @@ import aiohttp
 import asyncpg
 
 from shop.books import SERVICES, SUBSCRIBERS, Books, Hold, Money, Order, Reservation, Sources
+from shop.reading import (
+    arrived,
+    carried,
+    confirmations,
+    goods,
+    invoices,
+    moved,
+    recipients,
+    refunds,
+    restocks,
+    returns,
+    users,
+)
 from shop.rules import findings
 
 _QUEUES = ("outbox_pending", "inbox_pending", "inbox_held")
 _UNFINISHED = "SELECT " + ", ".join(f"(SELECT count(*) FROM covey.{queue}) AS {queue}" for queue in _QUEUES)
-_MOVED = {"authorize": "authorized", "capture": "captured", "void": "voided", "refund": "refunded"}
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An order as the order service has it."""
+    """An order as the order service has it. `returns` are the statuses of its returns."""
 
     id: UUID
+    user_id: UUID
     saga_id: UUID
     status: str
     reason: str | None
+    returns: Mapping[UUID, str]
+
+    @property
+    def sagas(self) -> list[UUID]:
+        """Return the ids of all sagas about it; a return and its saga have the same."""
+        return [self.saga_id, *self.returns]
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the keys of all messages about it, and about its user."""
+        return [str(self.id), str(self.user_id), *map(str, self.sagas)]
 
 
 class Ledger:
     """Reads the books of one shop."""
 
-    def __init__(self, pools: Mapping[str, Any], http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        pools: Mapping[str, Any],
+        provider: aiohttp.ClientSession,
+        carrier: aiohttp.ClientSession,
+        mail: aiohttp.ClientSession,
+    ) -> None:
         self.pools = pools
-        self._http = http
+        self._provider = provider
+        self._carrier = carrier
+        self._mail = mail
 
     @classmethod
     @asynccontextmanager
     async def open(cls, sources: Sources) -> AsyncIterator[Ledger]:
-        """Connect to the databases and to the provider for the length of a block."""
+        """Connect to the databases and to those outside for the length of a block."""
         async with AsyncExitStack() as stack:
             pools = {}
             for service in SERVICES:
                 pool = asyncpg.create_pool(sources.databases[service], min_size=1, max_size=3)
                 pools[service] = await stack.enter_async_context(pool)
-            http = await stack.enter_async_context(aiohttp.ClientSession(sources.provider))
-            yield cls(pools, http)
+            outside = [
+                await stack.enter_async_context(aiohttp.ClientSession(url))
+                for url in (sources.provider, sources.carrier, sources.mail)
+            ]
+            yield cls(pools, *outside)
 
-    async def order_of(self, user_id: UUID) -> Found | None:
+    async def knows(self, user_id: UUID) -> bool:
+        """Tell whether notification has heard of a user."""
+        found: bool = await self.pools["notification"].fetchval(
+            "SELECT EXISTS (SELECT FROM recipient WHERE id = $1)", user_id
+        )
+        return found
+
+    async def order_of(self, user_id: UUID | None) -> Found | None:
         """Return the order of a user who has placed one. Raises AssertionError when there are two."""
         rows = await self.pools["order"].fetch(
-            "SELECT id, saga_id, status, reason FROM orders WHERE user_id = $1", user_id
+            "SELECT id, user_id, saga_id, status, reason FROM orders WHERE user_id = $1", user_id
         )
         assert len(rows) <= 1, f"one submission has made {len(rows)} orders"
-        return Found(*rows[0]) if rows else None
+        if not rows:
+            return None
+        returns = await self.pools["order"].fetch(
+            "SELECT id, status FROM order_return WHERE order_id = $1", rows[0]["id"]
+        )
+        return Found(*rows[0], dict(returns))
 
-    async def unfinished(self, user_id: UUID) -> list[str]:
+    async def unfinished(self, user_id: UUID | None) -> list[str]:
         """Return what is still to be done, in words: nothing when all is at rest.
 
         What is on its way is asked for first: by the time the queues are read it waits in one, or is done.
         """
         order = await self.order_of(user_id)
         left = [f"{kind} is on its way" for kind in await self.undelivered(order)] if order else []
-        for service, queues in zip(SERVICES, await self._in_each(_UNFINISHED), strict=True):
-            left += [f"{count} in {service} {queue}" for queue, count in queues[0].items() if count]
+        left += await self._queued()
         if order is not None:
             if order.status == "pending":
                 left.append("the order is pending")
             if await self.pools["order"].fetchval(
-                "SELECT ended_at IS NULL FROM covey.saga WHERE id = $1", order.saga_id
+                "SELECT EXISTS (SELECT FROM covey.saga WHERE id = ANY ($1) AND ended_at IS NULL)", order.sagas
             ):
-                left.append("the saga has not ended")
+                left.append("a saga has not ended")
         return left
 
-    async def at_rest(self, user_id: UUID) -> bool:
+    async def is_idle(self) -> bool:
+        """Tell whether nothing waits in any queue."""
+        return not await self._queued()
+
+    async def _queued(self) -> list[str]:
+        return [
+            f"{count} in {service} {queue}"
+            for service, queues in zip(SERVICES, await self._in_each(_UNFINISHED), strict=True)
+            for queue, count in queues[0].items()
+            if count
+        ]
+
+    async def at_rest(self, user_id: UUID | None) -> bool:
         """Tell whether nothing is left to be done, as two readings say one after the other. Cheap while it is not."""
         order = await self.order_of(user_id)
         if order is None or order.status == "pending":
@@ -88,7 +146,7 @@ class Ledger:
 
     async def undelivered(self, order: Found) -> list[str]:
         """Return the types of the messages about an order that were sent and have not been received."""
-        keys = [str(order.id), str(order.saga_id)]
+        keys = order.keys
         sent = await self._in_each("SELECT id, type, kind, stream FROM covey.outbox WHERE key = ANY ($1)", keys)
         received = await self._in_each("SELECT id FROM covey.inbox WHERE key = ANY ($1)", keys)
         known = {service: {row["id"] for row in rows} for service, rows in zip(SERVICES, received, strict=True)}
@@ -106,9 +164,25 @@ class Ledger:
 
     async def booked(self, reference: str) -> list[dict[str, Any]]:
         """Return what the provider has booked under a reference."""
-        async with self._http.get("/book", params={"reference": reference}) as response:
-            entries: list[dict[str, Any]] = (await response.json())["entries"]
-        return entries
+        return await _entries(self._provider, reference=reference)
+
+    async def parcels(self, order_id: str) -> list[dict[str, Any]]:
+        """Return what the carrier has booked for an order."""
+        return await _entries(self._carrier, order=order_id)
+
+    async def letters(self, order_id: str) -> list[dict[str, Any]]:
+        """Return the mails about an order that the mail server has taken."""
+        async with self._mail.get("/mails", params={"order": order_id}) as response:
+            mails: list[dict[str, Any]] = (await response.json())["mails"]
+        return mails
+
+    async def tell_carrier(self, mode: str, calls: int | None = None) -> None:
+        """Have the carrier behave in this way, from now on or in its next calls."""
+        await _tell(self._carrier, mode, calls)
+
+    async def tell_mail_server(self, mode: str, calls: int | None = None) -> None:
+        """Have the mail server behave in this way, from now on or in its next calls."""
+        await _tell(self._mail, mode, calls)
 
     async def let_time_pass(self, order: Found) -> None:
         """Move the deadlines of an order's present step to now, as if so much time had passed."""
@@ -125,15 +199,27 @@ class Ledger:
         return list(await asyncio.gather(*(self.pools[service].fetch(sql, *arguments) for service in SERVICES)))
 
     async def _books(self, found: Found) -> Books:
-        order, payment, reservation, events, holds, provider = await asyncio.gather(
+        order, payment, reservation, events, holds, provider, carrier, mail, shipments = await asyncio.gather(
             self._order(found), self._payment(found), self._reservation(found), self._events(found), self._holds(found),
-            self.booked(str(found.id)),
+            self.booked(str(found.id)), self.parcels(str(found.id)), self.letters(str(found.id)),
+            self.pools["shipping"].fetch("SELECT order_id, progress FROM shipment WHERE order_id = $1", found.id),
         )  # fmt: skip
         order.events.update(events)
         return Books(
             orders={found.id: order},
             payments=payment,
-            provider=_sums(provider),
+            provider=moved(provider),
+            carrier=carried(carrier),
+            shipments=dict(shipments),
+            returns=await returns(self.pools["order"], found.id),
+            goods=await goods(self.pools["shipping"], found.id),
+            refunds=await refunds(self.pools["payment"], found.id),
+            restocks=await restocks(self.pools["inventory"], found.id),
+            invoices=await invoices(self.pools["payment"], found.id),
+            users=await users(self.pools["user"], found.user_id),
+            recipients=await recipients(self.pools["notification"], found.user_id),
+            confirmations=await confirmations(self.pools["notification"], found.id),
+            letters=arrived(mail),
             reservations=reservation,
             stocks={},
             waiting={},
@@ -154,6 +240,7 @@ class Ledger:
         lines = await pool.fetch("SELECT product_id, quantity FROM order_line WHERE order_id = $1", found.id)
         return Order(
             id=found.id,
+            user_id=found.user_id,
             status=row["status"],
             reason=row["reason"],
             total=row["total_amount"],
@@ -171,8 +258,11 @@ class Ledger:
     async def _reservation(self, found: Found) -> dict[UUID, Reservation]:
         pool = self.pools["inventory"]
         status = await pool.fetchval("SELECT status FROM reservation WHERE order_id = $1", found.id)
-        lines = await pool.fetch("SELECT product_id, quantity FROM reservation_line WHERE order_id = $1", found.id)
-        return {found.id: Reservation(status=status, lines=dict(lines))} if status else {}
+        query = "SELECT product_id, quantity, restocked FROM reservation_line WHERE order_id = $1"
+        rows = await pool.fetch(query, found.id)
+        lines = {row["product_id"]: row["quantity"] for row in rows}
+        restocked = {row["product_id"]: row["restocked"] for row in rows if row["restocked"]}
+        return {found.id: Reservation(status=status, lines=lines, restocked=restocked)} if status else {}
 
     async def _events(self, found: Found) -> dict[str, int]:
         rows = await self.pools["order"].fetch(
@@ -182,15 +272,16 @@ class Ledger:
         return dict(rows)
 
     async def _holds(self, found: Found) -> list[Hold]:
-        keys = [str(found.id), str(found.saga_id)]
-        rows = await self._in_each("SELECT key, state, error FROM covey.hold WHERE key = ANY ($1)", keys)
+        rows = await self._in_each("SELECT key, state, error FROM covey.hold WHERE key = ANY ($1)", found.keys)
         return [Hold(service=name, **dict(row)) for name, of_it in zip(SERVICES, rows, strict=True) for row in of_it]
 
 
-def _sums(entries: list[dict[str, Any]]) -> dict[str, Money]:
-    sums: dict[str, Counter[str]] = {}
-    for entry in entries:
-        moved = sums.setdefault(entry["reference"], Counter())
-        moved[_MOVED[entry["operation"]]] += entry["done"]
-        moved["captures"] += entry["operation"] == "capture" and entry["done"] > 0
-    return {reference: Money(**moved) for reference, moved in sums.items()}
+async def _tell(http: aiohttp.ClientSession, mode: str, calls: int | None) -> None:
+    async with http.put("/admin/mode", json={"mode": mode, "calls": calls}) as response:
+        assert response.status == 204
+
+
+async def _entries(http: aiohttp.ClientSession, **query: str) -> list[dict[str, Any]]:
+    async with http.get("/book", params=query) as response:
+        entries: list[dict[str, Any]] = (await response.json())["entries"]
+    return entries

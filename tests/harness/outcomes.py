@@ -1,4 +1,4 @@
-"""One order of each outcome: how the provider behaves, what the customer does, and what must come of it."""
+"""One order of each outcome: how those outside behave, what the customer does, and what must come of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ class Outcome:
 
     `busy`: another replica has the lanes, so that what arrives is stored first and left to the workers. `cancels`:
     the customer cancels while the provider is being asked to authorize. `overdue`: the time of the step is over once
-    the provider has booked the authorization (the harness moves the deadlines, and waits for nothing).
+    the provider has booked the authorization (the harness moves the deadlines, and waits for nothing). `returns`: one
+    piece is sent back when the goods are on their way. `carrier`: how the carrier behaves in its first calls.
+    `registers`: opening the account belongs to what is watched. `mailbox`: how the mail server treats the customer (see
+    there); `mail_down`: it takes no connection at first; `wants_mail`: so does this customer. `differs_in`:
+    the services in which it is not the same as for all others; only there it is struck.
     """
 
     name: str
@@ -20,6 +24,13 @@ class Outcome:
     busy: bool = False
     cancels: bool = False
     overdue: bool = False
+    returns: bool = False
+    carrier: str = ""
+    registers: bool = False
+    mailbox: str = "ada"
+    mail_down: bool = False
+    wants_mail: bool = True
+    differs_in: tuple[str, ...] = ()
     status: str = "confirmed"
 
 
@@ -34,4 +45,13 @@ OUTCOMES = (
     Outcome(name="silent after capturing", token="tok_timeout_after_capture"),
     Outcome(name="provider down, then back", token="tok_down_2"),
     Outcome(name="cancelled before the pivot", cancels=True, status="cancelled"),
+    Outcome(name="carrier silent after booking", carrier="silent"),
+    Outcome(name="carrier down, then back", carrier="down"),
+    Outcome(name="returned in part", returns=True),
+    Outcome(name="by somebody new", registers=True, differs_in=("user", "notification")),
+    Outcome(name="wants no mail", wants_mail=False, differs_in=("notification",)),
+    Outcome(name="mail server busy", mailbox="busy-1", differs_in=("notification",)),
+    Outcome(name="mail server silent after taking", mailbox="silent-1", differs_in=("notification",)),
+    Outcome(name="mail server hangs up after taking", mailbox="drop-1", differs_in=("notification",)),
+    Outcome(name="mail server down, then back", mail_down=True, differs_in=("notification",)),
 )

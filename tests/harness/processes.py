@@ -1,4 +1,4 @@
-"""Processes of one service as the harness has them: started from a nursery, killed, known to be dead."""
+"""Processes of services as the harness has them: started from a nursery, killed, known to be dead."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Child:
 
 
 class Nursery:
-    """Starts processes of one service; see `tests.harness.nursery`, which is the other side of this."""
+    """Starts processes of services; see `tests.harness.nursery`, which is the other side of this."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -54,11 +54,11 @@ class Nursery:
         self._listening = asyncio.create_task(self._listen(), name="nursery")
 
     @classmethod
-    async def open(cls, module: str) -> Self:
-        """Have the service of `module` imported; it costs most of a second once. Close it, or its children live on."""
+    async def open(cls, *modules: str) -> Self:
+        """Have these modules imported; it costs a second once. Close it, or its children live on."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "tests.harness.nursery", module),
+            *("-m", "tests.harness.nursery", *modules),
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -66,15 +66,16 @@ class Nursery:
         )
         assert process.stdout is not None
         if b"ready" not in await process.stdout.readline():
-            raise RuntimeError(f"{module} cannot be imported")
+            raise RuntimeError(f"one of these cannot be imported: {', '.join(modules)}")
         return cls(process)
 
-    async def start(self, environment: Mapping[str, str], log: Path, *, cold: bool = False) -> Child:
-        """Start a process; `cold` has it import everything itself, as any start in production does."""
+    async def start(self, package: str, environment: Mapping[str, str], log: Path, *, cold: bool = False) -> Child:
+        """Do what `python -m package` does; `cold` has it import everything itself, as any start in production does."""
         number = next(self._numbers)
         self._starting[number] = asyncio.get_running_loop().create_future()
         basics = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-        order = {"start": number, "environment": {**basics, **environment}, "log": str(log), "cold": cold}
+        told = {**basics, **environment}
+        order = {"start": number, "package": package, "environment": told, "log": str(log), "cold": cold}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         return await self._starting[number]

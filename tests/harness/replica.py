@@ -1,4 +1,4 @@
-"""One process of a service, behind proxies: every byte between it and PostgreSQL, NATS and the provider can be seen."""
+"""One process of a service, behind proxies: every byte between it and PostgreSQL, NATS and who is outside is seen."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from tests.wire.http import speak_http
 from tests.wire.nats import speak_nats
 from tests.wire.postgres import speak_postgres
 from tests.wire.proxy import Proxy
+from tests.wire.smtp import speak_smtp
 
-_SPEAKERS = {"DATABASE_URL": speak_postgres, "NATS_URL": speak_nats, "PROVIDER_URL": speak_http}
+_SPEAKERS = {
+    "DATABASE_URL": speak_postgres,
+    "NATS_URL": speak_nats,
+    "PROVIDER_URL": speak_http,
+    "CARRIER_URL": speak_http,
+    "SMTP_URL": speak_smtp,
+}
 READY_SECONDS = 30.0
 
 
@@ -67,7 +74,7 @@ class Replica:
         """Start the process and return when it is ready. Raises RuntimeError with its log when it ends instead."""
         for wire in self.wires.values():
             wire.mend()
-        self.child = await self._nursery.start(self._told, self.log, cold=cold)
+        self.child = await self._nursery.start(f"{self.service}_service", self._told, self.log, cold=cold)
         until = time.monotonic() + READY_SECONDS
         while problem := await unanswered(self.port, "/ready"):
             if self.child.status.done() or time.monotonic() > until:

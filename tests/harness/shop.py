@@ -1,10 +1,9 @@
-"""A whole shop of processes: three services, each replica behind proxies, their databases and the payment provider."""
+"""A whole shop of processes: services, each replica behind proxies, their databases, and everybody who is outside."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from uuid import UUID
 
 from covey.clock import SystemClock
 from covey.local.ports import free_port
-from covey.local.processes import Launch
 from covey.local.program import unanswered
 from shop.books import SERVICES, Sources
 from shop.client import ShopClient
@@ -22,7 +20,8 @@ from tests.harness.replica import Replica
 
 ROOT = Path(__file__).parents[2]
 PIECES = 10_000_000
-PROVIDER_TIMEOUT = "PT0.6S"
+PATIENCE = "PT0.6S"
+"""How long one call to the provider, or to the carrier, may take, and to hand over a mail."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,23 @@ class Shop:
 
 @asynccontextmanager
 async def open_shop(floor: Floor, name: str, replicas: int = 1) -> AsyncIterator[Shop]:
-    """Have a shop of its own: a name of the system that no other uses, new databases, a new provider's book."""
+    """Have a shop of its own: a name of the system that no other uses, new databases, new books of those outside."""
     databases = {service: await floor.database(ROOT / "services" / service / "migrations") for service in SERVICES}
-    sources = Sources(databases=databases, provider=await _start_provider(floor, name))
+    smtp_port = free_port()
+    provider, carrier, mail = await asyncio.gather(
+        _start(floor, name, "sandbox_provider"),
+        _start(floor, name, "sandbox_carrier"),
+        _start(floor, name, "mail_sink", {"SMTP_PORT": str(smtp_port)}),
+    )
+    outside = {
+        "payment": {"PROVIDER_URL": provider, "PROVIDER_TIMEOUT": PATIENCE},
+        "shipping": {"CARRIER_URL": carrier, "CARRIER_TIMEOUT": PATIENCE},
+        "notification": {"SMTP_URL": f"smtp://127.0.0.1:{smtp_port}", "SMTP_TIMEOUT": PATIENCE},
+    }
+    sources = Sources(databases=databases, provider=provider, carrier=carrier, mail=mail)
+    told = {service: {"DATABASE_URL": databases[service], **outside.get(service, {})} for service in SERVICES}
     members = {
-        service: [await _replica(floor, name, service, number, sources) for number in range(1, replicas + 1)]
+        service: [await _replica(floor, name, service, n, told[service]) for n in range(1, replicas + 1)]
         for service in SERVICES
     }
     everyone = [replica for of_service in members.values() for replica in of_service]
@@ -63,32 +74,31 @@ async def open_shop(floor: Floor, name: str, replicas: int = 1) -> AsyncIterator
         await asyncio.gather(*(replica.close() for replica in everyone))
 
 
-async def _start_provider(floor: Floor, name: str) -> str:
-    """Start a provider and return its address."""
+async def _start(floor: Floor, name: str, package: str, told: Mapping[str, str] | None = None) -> str:
+    """Start somebody outside with a new book, and return the address. They live as long as the floor does."""
     port = free_port()
-    book = floor.folder.path / f"{name}.book"
-    command = [sys.executable, "-m", "sandbox_provider", "--port", str(port), "--book", str(book)]
-    floor.folder.spawn(Launch(name=f"{name}-provider", command=command, folder=ROOT / "services" / "payment"))
+    data = floor.folder.path / f"{name}.{package}"
+    data.mkdir()
+    environment = {"PORT": str(port), "COVEY_DATA": str(data), **(told or {})}
+    await floor.nursery.start(package, environment, floor.folder.path / "logs" / f"{name}-{package}.log")
     clock = SystemClock()
     until = clock.monotonic() + 20
     while problem := await unanswered(port, "/health"):
         if clock.monotonic() > until:
-            raise RuntimeError(f"the provider does not start: {problem}")
+            raise RuntimeError(f"the {package} does not start: {problem}")
         await asyncio.sleep(0.02)
     return f"http://127.0.0.1:{port}"
 
 
-async def _replica(floor: Floor, name: str, service: str, number: int, sources: Sources) -> Replica:
+async def _replica(floor: Floor, name: str, service: str, number: int, told: Mapping[str, str]) -> Replica:
     told = {
         "COVEY_SYSTEM": name,
         "COVEY_REPLICA": str(number),
         "HOST": "127.0.0.1",
         "PORT": str(free_port()),
-        "DATABASE_URL": sources.databases[service],
         "NATS_URL": floor.engines["nats"].url,
         "LOG_LEVEL": "INFO",
+        **told,
     }
-    if service == "payment":
-        told |= {"PROVIDER_URL": sources.provider, "PROVIDER_TIMEOUT": PROVIDER_TIMEOUT}
     log = floor.folder.path / "logs" / f"{name}-{service}-{number}.log"
-    return await Replica.open(service, floor.nurseries[service], told, log)
+    return await Replica.open(service, floor.nursery, told, log)

@@ -59,10 +59,11 @@ SYSTEM_FILE = """
 [system]
 name = "{name}"
 [services.alpha]
-env = {{ PEER = "{{processes.helper.url}}" }}
+env = {{ PEER = "{{processes.helper.url}}", WIRE = "tcp://{{processes.helper.wire}}" }}
 [services.beta]
 [processes.helper]
 command = "python -m helper"
+ports = ["wire"]
 """
 
 

@@ -161,7 +161,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
         migrate("postgresql://nobody:x@127.0.0.1:1/none", None)
 
 
-@pytest.mark.parametrize("service", ["order", "inventory", "payment"])
+@pytest.mark.parametrize("service", ["order", "inventory", "payment", "shipping", "user", "notification"])
 def test_no_running_service_imports_what_migrates(service: str) -> None:
     tools = {"alembic", "sqlalchemy", "psycopg", "typer", "covey.local", "covey.database.migrations"}
     command = f"import sys, {service}_service.main; print(*({tools!r} & set(sys.modules)))"

@@ -45,7 +45,7 @@ async def told(url: str) -> dict[str, str]:
 
 async def test_a_system_comes_up_with_engines_databases_migrations_and_services(system_root: Path) -> None:
     async with up(system_root, UpOptions()) as system:
-        alpha = await told(system.url("alpha"))
+        alpha, helper = await told(system.url("alpha")), await told(system.url("helper"))
         connection = await asyncpg.connect(alpha["DATABASE_URL"])
         table = await connection.fetchval("SELECT to_regclass('thing') IS NOT NULL")
         await connection.close()
@@ -53,6 +53,8 @@ async def test_a_system_comes_up_with_engines_databases_migrations_and_services(
         assert set(system.units) == {"postgres", "nats", "valkey", "alpha", "beta", "helper"}
         assert alpha["PORT"] == system.url("alpha").rpartition(":")[2]
         assert alpha["PEER"] == system.url("helper")
+        assert alpha["WIRE"] == f"tcp://127.0.0.1:{helper['WIRE_PORT']}"
+        assert helper["WIRE_PORT"] != helper["PORT"]
         assert (alpha["COVEY_SYSTEM"], alpha["COVEY_REPLICA"]) == (system.system.name, "1")
         assert (alpha["NATS_URL"], alpha["VALKEY_URL"]) == (system.addresses.nats_url, system.addresses.valkey_url)
         assert table is True

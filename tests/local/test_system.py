@@ -17,9 +17,9 @@ def test_the_shops_own_system_file_is_good() -> None:
     system = read_system(Path(__file__).parents[2])
 
     assert system.name == "shop"
-    assert list(system.services) == ["order", "inventory", "payment"]
+    assert list(system.services) == ["order", "inventory", "payment", "shipping", "user", "notification"]
     assert system.module("order") == "order_service"
-    assert list(system.processes) == ["sandbox-provider"]
+    assert list(system.processes) == ["sandbox-provider", "sandbox-carrier", "mail-sink"]
 
 
 def test_what_is_not_said_has_a_default(system_root: Path) -> None:
@@ -150,6 +150,37 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
             '[system]\nname = "a"\n[services.alpha]\n[services.alpha.env]\nA = "{port}"\n',
             r"line 5: services\.alpha\.env\.A: \{port\} is no reference: write",
             id="no reference",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\nenv = { A = "{processes.p.imap}" }\n'
+            '[processes.p]\ncommand = "true"\nports = ["smtp"]\n',
+            r"line 4: services\.alpha\.env\.A: \{processes\.p\.imap\} names nothing: .* url, smtp in processes\.p",
+            id="a port that is not there",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\nenv = { A = "{services.alpha.smtp}" }\n',
+            r"line 4: services\.alpha\.env\.A: \{services\.alpha\.smtp\} names nothing: .* url in services\.alpha",
+            id="a port of a service",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[processes.p]\ncommand = "true"\nports = "smtp"\n',
+            r"line 6: processes\.p\.ports: it must be a list",
+            id="ports that are no list",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[processes.p]\ncommand = "true"\nports = ["SMTP"]\n',
+            r"line 6: processes\.p\.ports\.0: it must begin with a letter and have only lower-case letters and digits",
+            id="a port that cannot be named so",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[processes.p]\ncommand = "true"\nports = ["a", "a"]\n',
+            r"line 6: processes\.p\.ports: two ports have one name",
+            id="two ports of one name",
+        ),
+        pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[processes.p]\ncommand = "true"\nports = ["url"]\n',
+            r"line 6: processes\.p\.ports: 'url' is the address of PORT: choose another name",
+            id="a port that is taken for the address",
         ),
         pytest.param(
             '[system]\nname = "a"\n[services.alpha]\nenv = { PORTS = [1] }\n',

@@ -112,6 +112,11 @@ async def recover(connection: Connection) -> None:
     await connection.fetchval("SELECT covey.recover($1, $2, 5)", OWNERS, LANES)
 
 
+async def retention(connection: Connection) -> None:
+    for function in ("forget_inbox", "forget_outbox", "forget_replies", "forget_idempotency", "forget_sagas"):
+        await connection.fetch(f"SELECT * FROM covey.{function}('1 day', 100, 0)")
+
+
 STATEMENTS: list[Callable[[Connection], Awaitable[None]]] = [
     take,
     take_due,
@@ -123,6 +128,7 @@ STATEMENTS: list[Callable[[Connection], Awaitable[None]]] = [
     move_sagas,
     fire_timers,
     recover,
+    retention,
 ]
 
 

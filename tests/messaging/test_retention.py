@@ -16,6 +16,7 @@ from covey.messaging.brokers.nats import NatsBroker
 from covey.messaging.options import MessagingOptions
 from covey.messaging.retention import BATCH, INBOX_AGE, OUTBOX_AGE, RULES, Retention
 from covey.messaging.router import Router
+from covey.saga.journal import SAGAS
 from covey.testing.replica import Replica, ReplicaOptions, replica
 from covey.work.unit_of_work import Work
 from tests.messaging.feed import Added, Feed, dead, effects, handled, keep, settled
@@ -40,9 +41,7 @@ async def shop(memory_broker: MemoryBroker, shop_url: str) -> AsyncIterator[Repl
 
 
 async def clean(database: Database) -> None:
-    retention = Retention(database)
-    for statement, age in RULES:
-        await retention.clean(statement, age)
+    await Retention(database).clean()
 
 
 async def count(shop: Replica, table: str) -> int:
@@ -155,6 +154,48 @@ async def test_it_goes_in_small_steps(database: Database) -> None:
             f" now() - {AGE} FROM generate_series(1, {BATCH + 5}) n"
         )
 
-    statement, age = RULES[0]
-    assert await Retention(database).clean(statement, age) == BATCH
-    assert await Retention(database).clean(statement, age) == 5
+    inbox, retention = RULES[0], Retention(database)
+    assert await retention.step(inbox) == BATCH
+    assert await _left(database) == 5
+    assert await retention.step(inbox, BATCH) == BATCH + 5
+    assert await retention.step(inbox, BATCH + 5) is None
+    assert await _left(database) == 0
+
+
+async def test_it_gets_past_what_must_be_kept(database: Database) -> None:
+    """More dead letters than a step looks at: what is behind them goes all the same."""
+    async with database.acquire() as connection:
+        await connection.execute(
+            "WITH m AS (INSERT INTO covey.inbox (id, stream, kind, type, key, source, time, headers, body, received_at)"
+            " SELECT gen_random_uuid(), 'feed', 'event', 't', CASE WHEN n > $1 THEN 'free' ELSE 'dead' END, 'feed',"
+            f" now(), '{{}}', '', now() - {AGE} FROM generate_series(1, $1 + 5) n RETURNING position, key)"
+            " INSERT INTO covey.inbox_held SELECT key, position FROM m WHERE key = 'dead'",
+            2 * BATCH,
+        )
+
+    await clean(database)
+
+    async with database.acquire() as connection:
+        assert await connection.fetch("SELECT DISTINCT key FROM covey.inbox") == [("dead",)]
+
+
+async def test_sagas_that_have_ended_long_ago_go_with_their_history_and_no_others(database: Database) -> None:
+    async with database.acquire() as connection:
+        await connection.execute(
+            "WITH s AS (INSERT INTO covey.saga (id, name, version, status, step, data, started_at, ended_at)"
+            " SELECT gen_random_uuid(), what, 1, 'completed', 0, '{}', now() - interval '1 year', ended FROM"
+            " (VALUES ('old', now() - interval '91 days'), ('young', now() - interval '89 days'), ('open', NULL))"
+            " AS v (what, ended) RETURNING id, name)"
+            " INSERT INTO covey.saga_log (saga_id, n, step, what, at) SELECT id, 1, name, 'started', now() FROM s"
+        )
+
+    await Retention(database, SAGAS).clean()
+
+    async with database.acquire() as connection:
+        assert {row[0] for row in await connection.fetch("SELECT name FROM covey.saga")} == {"young", "open"}
+        assert {row[0] for row in await connection.fetch("SELECT step FROM covey.saga_log")} == {"young", "open"}
+
+
+async def _left(database: Database) -> int:
+    async with database.acquire() as connection:
+        return int(await connection.fetchval("SELECT count(*) FROM covey.inbox"))

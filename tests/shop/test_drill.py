@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -70,7 +71,7 @@ async def test_books_that_were_tampered_with_fail_the_drill(tmp_path: Path) -> N
 
 
 def promises(**what: Any) -> Promises:
-    return Promises(**{"accepted": [ONE], "submitted": {USER}, **what})
+    return Promises(**{"accepted": [ONE], "submitted": Counter([USER]), **what})
 
 
 def violations(found: dict[str, list[str]]) -> list[str]:
@@ -89,8 +90,8 @@ def test_promises_that_were_kept_are_no_violations() -> None:
     [
         pytest.param({"cancelled": {ONE}}, {ONE: "confirmed"}, {}, "and is confirmed", id="a cancellation"),
         pytest.param({"cancelled": {ONE}}, {}, {}, "and is lost", id="a cancellation of what is lost"),
-        pytest.param({}, {}, {USER: 2}, "submitted one order and has 2", id="a submission"),
-        pytest.param({}, {}, {OTHER: 1}, f"user {OTHER} submitted", id="an order of nobody"),
+        pytest.param({}, {}, {USER: 2}, "submitted 1 orders and has 2", id="a submission"),
+        pytest.param({}, {}, {OTHER: 1}, f"user {OTHER} submitted 0", id="an order of nobody"),
         pytest.param({"broken": ["told 404"]}, {}, {}, "told 404", id="an answer"),
     ],
 )

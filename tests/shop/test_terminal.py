@@ -75,3 +75,28 @@ def test_a_terminal_that_can_do_nothing_gets_plain_lines(monkeypatch: pytest.Mon
     monkeypatch.setenv("TERM", "dumb")
 
     assert "\x1b" not in written(FakeTty())
+
+
+def test_what_does_not_fit_goes_on_below_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = FakeTty()
+    terminal = Terminal(stream)
+
+    terminal.result("an order      out of stock, for many are wanted", good=False, indent=14)
+    terminal.beside("  12 ms  ", "a text that is longer than the rest of the line", at=9)
+
+    assert stream.getvalue().splitlines() == [
+        "  ✗ an order      out of stock, for",
+        "                  many are wanted",
+        "  12 ms  a text that is longer than the",
+        "         rest of the line",
+    ]
+
+
+def test_a_pipe_gets_lines_of_any_length() -> None:
+    stream = StringIO()
+
+    Terminal(stream).result("long " * 100, good=True, indent=50)
+
+    assert len(stream.getvalue().splitlines()) == 1

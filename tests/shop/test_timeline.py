@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 async def test_one_key_leads_through_every_service(shop: Shop) -> None:
     mug = await shop.product(10)
     order_id = await shop.place({mug: 2})
-    await shop.client.settled(order_id)
+    await shop.client.happened(order_id, "place-order completed")
+    return_id = await shop.client.return_goods(order_id, {mug: 1})
+    await shop.client.returned(order_id, return_id)
 
     moments = await timeline(shop.sources, order_id)
 
@@ -37,8 +39,25 @@ async def test_one_key_leads_through_every_service(shop: Shop) -> None:
         ("payment", "row", "authorize approved"),
         ("order", "saga", "AuthorizePayment done"),
         ("provider", "provider", "capture 25.00"),
-        ("order", "saga", "place-order completed"),
+        ("order", "saga", "CapturePayment done"),
         ("order", "row", "order confirmed"),
+        ("shipping", "row", "intent to ship"),
+        ("carrier", "carrier", "book shipment of 2"),
+        ("shipping", "row", "shipment booked"),
+        ("order", "saga", "ShipOrder done"),
+        ("notification", "inbox", "notification.send-confirmation.v1"),
+        ("notification", "row", "mail asked for"),
+        ("mail-sink", "mail", "took “Your order is confirmed”"),
+        ("notification", "row", "mail sent"),
+        ("order", "saga", "SendConfirmation done"),
+        ("order", "row", "return requested, 12.50 EUR"),
+        ("carrier", "carrier", "book return of 1"),
+        ("shipping", "row", "goods received"),
+        ("payment", "row", "intent to refund 12.50"),
+        ("provider", "provider", "refund 12.50"),
+        ("inventory", "row", "1 pieces free again"),
+        ("order", "saga", "return-order completed"),
+        ("order", "row", "return completed"),
     ]
     places = [told.index(moment) for moment in expected]
     assert places == sorted(places)

@@ -1,4 +1,4 @@
-"""What is seen on the wire: a process asks an engine or a provider for something, and is answered.
+"""What is seen on the wire: a process asks an engine or somebody outside for something, and is answered.
 
 A tap is told of each exchange three times, and decides each time whether it goes on:
 
@@ -83,7 +83,18 @@ class Call:
     status: int = 0
 
 
-Exchange = Statement | Publication | Arrival | Call
+@dataclass(slots=True, eq=False)
+class Mailing:
+    """A command to a mail server, or a mail, whose `line` is the dot at its end; `code` is 0 without an answer."""
+
+    session: Session
+    line: str
+    request: bytes = b""
+    answer: bytes = b""
+    code: int = 0
+
+
+Exchange = Statement | Publication | Arrival | Call | Mailing
 
 
 class Tap(Protocol):

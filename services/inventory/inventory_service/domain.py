@@ -3,7 +3,8 @@
     received = free + reserved + sold
 
 A reservation is for one order, and takes all of its lines or none. It is held until the order is confirmed
-(then it is sold) or given up (then it is released). Pure: no I/O and no clock.
+(then it is sold) or given up (then it is released). Pieces that were sold and come back are free again; the reservation
+stays sold. Pure: no I/O and no clock.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from covey.messaging.router import Router
 from covey.work.unit_of_work import Work
 from inventory_service import storage
 from inventory_service.domain import OrderId, ReservationStatus, refusal_of_repeated, shortage
-from inventory_service.messages import OrderConfirmed, ReleaseStock, ReserveStock
+from inventory_service.messages import OrderConfirmed, ReleaseStock, ReserveStock, Restock
 
 router = Router()
 
@@ -36,6 +36,23 @@ async def release_stock(command: ReleaseStock, work: Work) -> Reply:
     if found is not None and found.status is ReservationStatus.SOLD:
         raise Conflict(f"the stock of order {command.order_id} is sold and cannot be released")
     await storage.release(work, command.order_id)
+    return Reply()
+
+
+@router.on(Restock)
+async def restock(command: Restock, work: Work) -> Reply:
+    """Make what came back free again, once for each return.
+
+    The return may have been quicker than the event by which the pieces are sold: they are then refused for now. More
+    than was sold, and is not back yet, is a contradiction: a dead letter is seen, silence is not.
+    """
+    found = await storage.reservation_of(work, command.order_id)
+    if found is not None and found.status is ReservationStatus.HELD:
+        return Refused(reason=f"the pieces of order {command.order_id} are not sold yet")
+    if not await storage.claim_restock(work, command.saga_id, command.order_id):
+        return Reply()
+    if not await storage.restock(work, command.saga_id, command.lines):
+        raise Conflict(f"more came back of order {command.order_id} than was sold to it")
     return Reply()
 
 

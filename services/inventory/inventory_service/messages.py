@@ -35,6 +35,17 @@ class ReleaseStock(Command, type="inventory.release-stock.v1", key="saga_id"):
     order_id: OrderId
 
 
+class Restock(Command, type="inventory.restock.v1", key="saga_id"):
+    """Make pieces that an order has bought free again; `saga_id` names the return that brought them back.
+
+    Refused while they are not sold yet, which they will be; then ask again.
+    """
+
+    saga_id: UUID
+    order_id: OrderId
+    lines: Annotated[tuple[Line, ...], AfterValidator(distinct)]
+
+
 class OrderConfirmed(Event, type="order.confirmed.v1"):
     """The part that inventory reads: what was reserved for this order is sold."""
 

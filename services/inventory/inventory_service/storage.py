@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from covey.work.unit_of_work import Work
 from inventory_service.domain import (
@@ -154,6 +155,48 @@ async def release(work: Work, order_id: OrderId) -> bool:
 async def sell(work: Work, order_id: OrderId) -> bool:
     """Move what is held for an order to sold. Returns False, and changes nothing, when nothing is held."""
     return await _settle(work, order_id, ReservationStatus.SOLD, "sold = s.sold + l.quantity")
+
+
+async def claim_restock(work: Work, return_id: UUID, order_id: OrderId) -> bool:
+    """Note that a return is being restocked. Returns False when it was before."""
+    await _moving_stock(work)
+    made = await work.fetchval(
+        "INSERT INTO restock (return_id, order_id) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING return_id",
+        return_id,
+        order_id,
+    )
+    return made is not None
+
+
+async def restock(work: Work, return_id: UUID, lines: Sequence[Line]) -> bool:
+    """Move the pieces of a claimed return from sold to free, all or none: none when more come back than were sold."""
+    moved = await work.fetch(
+        """
+        WITH back AS (
+            SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS b (product_id, quantity)
+        ), sold AS MATERIALIZED (
+            SELECT order_id, product_id, b.quantity
+            FROM restock k JOIN reservation r USING (order_id) JOIN reservation_line l USING (order_id)
+                 JOIN back b USING (product_id)
+            WHERE k.return_id = $1 AND r.status = 'sold' AND l.quantity - l.restocked >= b.quantity
+        ), whole AS (
+            SELECT * FROM sold WHERE (SELECT count(*) FROM sold) = cardinality($2::uuid[])
+        ), noted AS (
+            UPDATE reservation_line l SET restocked = l.restocked + w.quantity
+            FROM whole w WHERE l.order_id = w.order_id AND l.product_id = w.product_id
+        ), moved AS (
+            UPDATE stock s SET sold = s.sold - w.quantity, free = s.free + w.quantity
+            FROM whole w WHERE s.product_id = w.product_id
+            RETURNING s.product_id, w.quantity
+        )
+        INSERT INTO restock_line (return_id, product_id, quantity)
+        SELECT $1, product_id, quantity FROM moved RETURNING product_id
+        """,
+        return_id,
+        [line.product_id for line in lines],
+        [line.quantity for line in lines],
+    )
+    return len(moved) == len(lines)
 
 
 async def reservation_of(work: Work, order_id: OrderId) -> Reservation | None:

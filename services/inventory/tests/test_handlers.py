@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 from inventory_service import storage
 from inventory_service.domain import Line, Money, OrderId, Product, ProductId, ReservationStatus, Stock
-from inventory_service.handlers import release_stock, reserve_stock, sell_stock
-from inventory_service.messages import OrderConfirmed, ReleaseStock, ReserveStock
+from inventory_service.handlers import release_stock, reserve_stock, restock, sell_stock
+from inventory_service.messages import OrderConfirmed, ReleaseStock, ReserveStock, Restock
 
 from covey.errors import Conflict, ConstraintViolated
 from covey.ids import new_id
@@ -155,6 +155,81 @@ async def test_a_confirmed_order_without_a_reservation_is_an_error_and_not_silen
     async with transactions.begin() as work:
         with pytest.raises(Conflict, match="without a reservation"):
             await sell_stock(OrderConfirmed(order_id=OrderId(new_id())), work)
+
+
+async def sold(work: Work, order_id: OrderId, *lines: Line) -> None:
+    await reserve_stock(reserve(order_id, *lines), work)
+    await sell_stock(OrderConfirmed(order_id=order_id), work)
+
+
+def back(order_id: OrderId, *lines: Line) -> Restock:
+    return Restock(saga_id=new_id(), order_id=order_id, lines=lines)
+
+
+async def test_what_comes_back_is_free_again_once_for_each_return(transactions: Transactions) -> None:
+    order_id = OrderId(new_id())
+    async with transactions.begin() as work:
+        mug, teapot = await product_with(work, 10), await product_with(work, 3)
+        await sold(work, order_id, Line(mug, 4), Line(teapot, 2))
+        first, second = back(order_id, Line(mug, 1), Line(teapot, 2)), back(order_id, Line(mug, 3))
+
+        replies = [await restock(command, work) for command in (first, first, second, first)]
+
+        assert replies == [Reply()] * 4
+        assert await stock(work, mug) == (10, 10, 0, 0)
+        assert await stock(work, teapot) == (3, 3, 0, 0)
+        assert await status(work, order_id) is ReservationStatus.SOLD
+
+
+async def test_no_more_comes_back_than_was_sold_and_then_nothing_does(transactions: Transactions) -> None:
+    order_id, other = OrderId(new_id()), OrderId(new_id())
+    async with transactions.begin() as work:
+        mug, teapot = await product_with(work, 10), await product_with(work, 3)
+        await sold(work, order_id, Line(mug, 4), Line(teapot, 1))
+        await sold(work, other, Line(mug, 2))
+        await restock(back(order_id, Line(mug, 3)), work)
+
+    for lines in ((Line(teapot, 1), Line(mug, 2)), (Line(ProductId(new_id()), 1),)):
+        with pytest.raises(Conflict, match="more came back"):
+            async with transactions.begin() as work:
+                await restock(back(order_id, *lines), work)
+
+    async with transactions.begin() as work:
+        assert await stock(work, mug) == (10, 7, 0, 3)
+        assert await stock(work, teapot) == (3, 2, 0, 1)
+
+
+async def test_what_was_never_sold_does_not_come_back(transactions: Transactions) -> None:
+    async with transactions.begin() as work:
+        mug = await product_with(work, 10)
+
+    with pytest.raises(Conflict):
+        async with transactions.begin() as work:
+            await restock(back(OrderId(new_id()), Line(mug, 1)), work)
+
+
+async def test_a_return_that_is_quicker_than_the_sale_is_asked_to_come_again(transactions: Transactions) -> None:
+    order_id = OrderId(new_id())
+    async with transactions.begin() as work:
+        mug = await product_with(work, 10)
+        await reserve_stock(reserve(order_id, Line(mug, 4)), work)
+        command = back(order_id, Line(mug, 4))
+
+        assert isinstance(await restock(command, work), Refused)
+        await sell_stock(OrderConfirmed(order_id=order_id), work)
+        assert await restock(command, work) == Reply()
+
+        assert await stock(work, mug) == (10, 10, 0, 0)
+
+
+async def test_the_database_itself_refuses_to_take_back_more_than_was_sold(transactions: Transactions) -> None:
+    order_id = OrderId(new_id())
+    async with transactions.begin() as work:
+        await sold(work, order_id, Line(await product_with(work, 10), 4))
+
+    with pytest.raises(ConstraintViolated):
+        async with transactions.begin() as work:
+            await work.execute("UPDATE reservation_line SET restocked = 5 WHERE order_id = $1", order_id)
 
 
 async def test_the_database_itself_refuses_to_lose_or_to_make_a_piece(transactions: Transactions) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from covey.message import Command, Event
-from order_service.domain import Line, Money, OrderId, ProductId, UserId, Wanted
+from order_service.domain import Line, Money, OrderId, ProductId, ShipmentId, UserId, Wanted
 
 
 class OrderPlaced(Event, type="order.placed.v1", key="order_id"):
@@ -50,6 +50,16 @@ class ProductChanged(Event, type="inventory.product-changed.v1"):
     version: int
 
 
+class ShipmentChanged(Event, type="shipping.shipment-changed.v1"):
+    """The part of shipping's shipments that order keeps a read model of."""
+
+    order_id: OrderId
+    shipment_id: ShipmentId
+    status: str
+    tracking_number: str | None
+    version: int
+
+
 class ReserveStock(Command, type="inventory.reserve-stock.v1", key="saga_id"):
     """Set the pieces of all lines aside, or none."""
 
@@ -86,3 +96,52 @@ class CapturePayment(Command, type="payment.capture.v1", key="saga_id"):
 
     saga_id: UUID
     order_id: OrderId
+
+
+class ShipOrder(Command, type="shipping.ship-order.v1", key="saga_id"):
+    """Have the goods carried to the customer."""
+
+    saga_id: UUID
+    order_id: OrderId
+    user_id: UserId
+    lines: tuple[Wanted, ...]
+
+
+class SendConfirmation(Command, type="notification.send-confirmation.v1", key="saga_id"):
+    """Write to the customer that the order is confirmed."""
+
+    saga_id: UUID
+    order_id: OrderId
+    user_id: UserId
+    total: Money
+
+
+class ReceiveReturn(Command, type="shipping.receive-return.v1", key="saga_id"):
+    """Take goods back."""
+
+    saga_id: UUID
+    order_id: OrderId
+    lines: tuple[Wanted, ...]
+
+
+class CancelReturn(Command, type="shipping.cancel-return.v1", key="saga_id"):
+    """Give up what was, or ever will be, taken back by this return."""
+
+    saga_id: UUID
+    order_id: OrderId
+
+
+class RefundPayment(Command, type="payment.refund.v1", key="saga_id"):
+    """Return an amount of what was taken."""
+
+    saga_id: UUID
+    order_id: OrderId
+    amount: Money
+
+
+class Restock(Command, type="inventory.restock.v1", key="saga_id"):
+    """Make pieces that were sold free again."""
+
+    saga_id: UUID
+    order_id: OrderId
+    lines: tuple[Wanted, ...]

@@ -24,14 +24,20 @@ from order_service.domain import (
     Pending,
     ProductId,
     Rejected,
+    ReturnId,
+    ReturnRefused,
+    ShipmentId,
     State,
     UserId,
     Wanted,
+    return_status_of,
     status_of,
 )
 from order_service.messages import OrderPlaced
-from order_service.saga import PlaceOrder, place_order
-from order_service.storage import Stored
+from order_service.saga import place_order as placing
+from order_service.saga.place_order import PlaceOrder, place_order
+from order_service.saga.return_order import ReturnOrder, return_order
+from order_service.storage import Stored, StoredReturn
 
 api = APIRouter(prefix="/api/v1", tags=["orders"], route_class=IdempotentRoute)
 
@@ -67,8 +73,39 @@ class Cancellation(_Request):
     reason: str = Field(default="cancelled by the customer", min_length=1, max_length=200)
 
 
+class NewReturn(_Request):
+    """What is returned, and why. Without `lines` it is everything that is not returned yet."""
+
+    lines: (
+        Annotated[tuple[NewLine, ...], Field(min_length=1, max_length=MAX_LINES), AfterValidator(_distinct)] | None
+    ) = None
+    reason: str = Field(default="returned by the customer", min_length=1, max_length=200)
+
+
+class ReturnView(BaseModel):
+    """A return as it is shown: requested, completed or refused. `amount` is what is paid back for it."""
+
+    id: ReturnId
+    status: str
+    reason: str
+    refusal: str | None
+    lines: tuple[Wanted, ...]
+    amount: Money
+    requested_at: datetime
+    settled_at: datetime | None
+
+
+class ShipmentView(BaseModel):
+    """A shipment as shipping has last told of it."""
+
+    id: ShipmentId
+    status: str
+    tracking_number: str | None
+    shipped_at: datetime
+
+
 class OrderView(BaseModel):
-    """An order as it is shown."""
+    """An order as it is shown. It is confirmed once it is paid for; `shipment` follows."""
 
     id: OrderId
     user_id: UserId
@@ -79,6 +116,8 @@ class OrderView(BaseModel):
     total: Money
     placed_at: datetime
     settled_at: datetime | None
+    shipment: ShipmentView | None = None
+    returns: list[ReturnView] = []
 
 
 class Happening(BaseModel):
@@ -102,9 +141,15 @@ async def create_order(body: NewOrder, work: Transaction, response: Response) ->
     wanted = tuple(Wanted(line.product_id, line.quantity) for line in body.lines)
     catalogue = await storage.products(work, [line.product_id for line in wanted])
     order = domain.place(OrderId(new_id()), body.user_id, wanted, catalogue)
-    saga_id = await place_order.start(
-        work, PlaceOrder(order_id=order.id, lines=wanted, amount=order.total, token=body.payment_token)
+    data = PlaceOrder(
+        order_id=order.id,
+        user_id=order.user_id,
+        lines=wanted,
+        amount=order.total,
+        total=order.total,
+        token=body.payment_token,
     )
+    saga_id = await place_order.start(work, data)
     placed_at = await storage.add_order(work, order, saga_id)
     work.publish(OrderPlaced(order_id=order.id, user_id=order.user_id, lines=order.lines, total=order.total))
     response.headers["Location"] = f"/api/v1/orders/{order.id}"
@@ -113,17 +158,23 @@ async def create_order(body: NewOrder, work: Transaction, response: Response) ->
 
 @api.get("/orders/{order_id}")
 async def get_order(order_id: OrderId, work: Transaction) -> OrderView:
-    """Return an order."""
-    return _view(_exists(await storage.order_by_id(work, order_id), order_id))
+    """Return an order, with what is known of its shipment, and its returns."""
+    return await _whole(work, _exists(await storage.order_by_id(work, order_id), order_id))
 
 
 @api.get("/orders/{order_id}/history")
 async def get_history(order_id: OrderId, work: Transaction) -> History:
-    """Return what has happened to an order: its states, and the steps of its saga."""
+    """Return what has happened to an order and its returns: their states, and every step of their sagas."""
     stored = _exists(await storage.order_by_id(work, order_id), order_id)
-    saga = await history(work, stored.saga_id)
-    steps = [Happening(at=h.at, what=f"{h.step} {h.what}", detail=h.detail) for h in saga]
-    return History(order_id=order_id, entries=sorted([*_states(stored), *steps], key=lambda entry: entry.at))
+    returns = await storage.returns_of(work, order_id)
+    sagas = [stored.saga_id, *(found.one.id for found in returns)]
+    steps = [
+        Happening(at=h.at, what=f"{h.step} {h.what}", detail=h.detail)
+        for saga_id in sagas
+        for h in await history(work, saga_id)
+    ]
+    states = [*_states(stored), *(state for found in returns for state in _return_states(found))]
+    return History(order_id=order_id, entries=sorted([*states, *steps], key=lambda entry: entry.at))
 
 
 @api.post("/orders/{order_id}/cancel", status_code=202)
@@ -136,9 +187,39 @@ async def cancel_order(order_id: OrderId, work: Transaction, body: Cancellation 
     stored = _exists(await storage.order_by_id(work, order_id), order_id)
     if domain.ask_to_cancel(stored.order, reason) != stored.order:
         # The saga first: its own turns lock the saga, then the order, and we must not do it the other way round.
-        stopped = await place_order.cancel(work, stored.saga_id, reason)
+        stopped = await placing.stop(work, stored.saga_id, reason)
         stored = await _noted(work, order_id, reason, stopped)
     return _view(stored)
+
+
+@api.post("/orders/{order_id}/returns", status_code=202)
+async def return_goods(
+    order_id: OrderId, work: Transaction, response: Response, body: NewReturn | None = None
+) -> ReturnView:
+    """Accept a return: it, its claim on the pieces and the saga that carries it out are committed when this answers.
+
+    409 when the order is not confirmed, and when so much is not left of it.
+    """
+    body = body or NewReturn()
+    wanted = [Wanted(line.product_id, line.quantity) for line in body.lines] if body.lines else None
+    # Whoever returns something of this order waits here, and then sees what others have claimed.
+    stored = _exists(await storage.order_to_change(work, order_id), order_id)
+    returns = [found.one for found in await storage.returns_of(work, order_id)]
+    one = domain.take_back(stored.order, returns, ReturnId(new_id()), wanted, body.reason)
+    requested_at = await storage.add_return(work, order_id, one)
+    data = ReturnOrder(order_id=order_id, return_id=one.id, lines=one.lines, amount=one.amount)
+    await return_order.start(work, data, saga_id=one.id)
+    response.headers["Location"] = f"/api/v1/orders/{order_id}/returns/{one.id}"
+    return _return_view(StoredReturn(one, requested_at, None))
+
+
+@api.get("/orders/{order_id}/returns/{return_id}")
+async def get_return(order_id: OrderId, return_id: ReturnId, work: Transaction) -> ReturnView:
+    """Return one return of an order."""
+    for found in await storage.returns_of(work, order_id):
+        if found.one.id == return_id:
+            return _return_view(found)
+    raise NotFound(f"order {order_id} has no return {return_id}")
 
 
 async def _noted(work: Transaction, order_id: OrderId, reason: str, stopped: bool) -> Stored:
@@ -170,6 +251,20 @@ def _states(stored: Stored) -> list[Happening]:
     return changes
 
 
+def _return_states(found: StoredReturn) -> list[Happening]:
+    """Return the changes of a return's own state."""
+    one = found.one
+    changes = [Happening(at=found.requested_at, what="return requested", detail=one.reason)]
+    if found.settled_at:
+        what = f"return {return_status_of(one.state)}"
+        changes.append(Happening(at=found.settled_at, what=what, detail=_refusal(found)))
+    return changes
+
+
+def _refusal(found: StoredReturn) -> str | None:
+    return found.one.state.reason if isinstance(found.one.state, ReturnRefused) else None
+
+
 def _reason(state: State) -> str | None:
     return state.reason if isinstance(state, Rejected | Cancelled) else None
 
@@ -186,4 +281,34 @@ def _view(stored: Stored) -> OrderView:
         total=order.total,
         placed_at=stored.placed_at,
         settled_at=stored.settled_at,
+    )
+
+
+async def _whole(work: Transaction, stored: Stored) -> OrderView:
+    """Return an order with all that belongs to it."""
+    shipped = await storage.shipment_of(work, stored.order.id)
+    returns = await storage.returns_of(work, stored.order.id)
+    more: dict[str, object] = {"returns": [_return_view(found) for found in returns]}
+    if shipped is not None:
+        shipment, shipped_at = shipped
+        more["shipment"] = ShipmentView(
+            id=shipment.id,
+            status=shipment.status,
+            tracking_number=shipment.tracking_number,
+            shipped_at=shipped_at,
+        )
+    return _view(stored).model_copy(update=more)
+
+
+def _return_view(found: StoredReturn) -> ReturnView:
+    one = found.one
+    return ReturnView(
+        id=one.id,
+        status=return_status_of(one.state),
+        reason=one.reason,
+        refusal=_refusal(found),
+        lines=one.lines,
+        amount=one.amount,
+        requested_at=found.requested_at,
+        settled_at=found.settled_at,
     )

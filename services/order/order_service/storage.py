@@ -1,4 +1,4 @@
-"""Orders and the read model of products in PostgreSQL."""
+"""Orders and their returns, and the read models of products and shipments, in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,8 +20,18 @@ from order_service.domain import (
     Product,
     ProductId,
     Rejected,
+    Return,
+    ReturnCompleted,
+    ReturnId,
+    ReturnRefused,
+    ReturnRequested,
+    ReturnState,
+    Shipment,
+    ShipmentId,
     State,
     UserId,
+    Wanted,
+    return_status_of,
     status_of,
 )
 
@@ -34,6 +44,15 @@ class Stored:
     saga_id: UUID
     placed_at: datetime
     cancelling_at: datetime | None
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReturn:
+    """A return, and when it changed."""
+
+    one: Return
+    requested_at: datetime
     settled_at: datetime | None
 
 
@@ -52,6 +71,32 @@ def keep_product(work: Work, product: Product) -> None:
         product.price.currency,
         product.version,
     )
+
+
+def keep_shipment(work: Work, shipment: Shipment) -> None:
+    """Keep the newest version of an order's shipment, at the commit; an older one, or the same, changes nothing."""
+    work.defer(
+        """
+        INSERT INTO shipment (order_id, shipment_id, status, tracking_number, version) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (order_id) DO UPDATE SET shipment_id = excluded.shipment_id, status = excluded.status,
+            tracking_number = excluded.tracking_number, version = excluded.version
+        WHERE shipment.version < excluded.version
+        """,
+        shipment.order_id,
+        shipment.id,
+        shipment.status,
+        shipment.tracking_number,
+        shipment.version,
+    )
+
+
+async def shipment_of(work: Work, order_id: OrderId) -> tuple[Shipment, datetime] | None:
+    """Return the shipment of an order, and since when it is known; None while nothing is shipped."""
+    row = await work.fetchrow("SELECT * FROM shipment WHERE order_id = $1", order_id)
+    if row is None:
+        return None
+    found = Shipment(ShipmentId(row["shipment_id"]), order_id, row["status"], row["tracking_number"], row["version"])
+    return found, row["shipped_at"]
 
 
 async def products(work: Work, ids: Collection[ProductId]) -> dict[ProductId, Product]:
@@ -121,6 +166,104 @@ async def keep_state(work: Work, order_id: OrderId, state: State) -> None:
             await _settle(work, order_id, state, reason)
         case _:
             assert_never(state)
+
+
+async def add_return(work: Work, order_id: OrderId, one: Return) -> datetime:
+    """Insert a new return, and claim its pieces on the lines of its order. Returns when it was requested."""
+    requested_at: datetime = await work.fetchval(
+        """
+        WITH new AS (
+            INSERT INTO order_return (id, order_id, status, reason, amount, currency) VALUES ($1, $2, $3, $4, $5, $6)
+            RETURNING id, order_id, requested_at
+        ), lines AS (
+            INSERT INTO order_return_line (return_id, product_id, quantity)
+            SELECT new.id, l.product_id, l.quantity
+            FROM new, unnest($7::uuid[], $8::bigint[]) AS l (product_id, quantity)
+            RETURNING product_id, quantity
+        ), claimed AS (
+            UPDATE order_line o SET returned = o.returned + lines.quantity
+            FROM lines WHERE o.order_id = $2 AND o.product_id = lines.product_id
+        )
+        SELECT requested_at FROM new
+        """,
+        one.id,
+        order_id,
+        return_status_of(one.state),
+        one.reason,
+        one.amount.amount,
+        one.amount.currency,
+        [line.product_id for line in one.lines],
+        [line.quantity for line in one.lines],
+    )
+    return requested_at
+
+
+async def returns_of(work: Work, order_id: OrderId) -> list[StoredReturn]:
+    """Return all returns of an order, oldest first."""
+    return await _returns(work, "r.order_id", order_id, "")
+
+
+async def return_to_change(work: Work, return_id: ReturnId) -> Return | None:
+    """Return a return and keep others from changing it until the transaction ends."""
+    found = await _returns(work, "r.id", return_id, "FOR UPDATE OF r")
+    return found[0].one if found else None
+
+
+async def keep_return_state(work: Work, one: Return) -> None:
+    """Write the state that a return has come to. One that is refused lets go of the pieces that it had claimed."""
+    await work.execute(
+        """
+        WITH settled AS (
+            UPDATE order_return SET status = $2, refusal = $3, settled_at = clock_timestamp() WHERE id = $1
+            RETURNING id, order_id
+        )
+        UPDATE order_line o SET returned = o.returned - l.quantity
+        FROM settled JOIN order_return_line l ON l.return_id = settled.id
+        WHERE $2 = 'refused' AND o.order_id = settled.order_id AND o.product_id = l.product_id
+        """,
+        one.id,
+        return_status_of(one.state),
+        one.state.reason if isinstance(one.state, ReturnRefused) else None,
+    )
+
+
+async def _returns(work: Work, column: str, value: UUID, lock: str) -> list[StoredReturn]:
+    rows = await work.fetch(
+        f"""
+        SELECT r.*, l.product_id, l.quantity
+        FROM order_return r JOIN order_return_line l ON l.return_id = r.id
+        WHERE {column} = $1 ORDER BY r.requested_at, r.id, l.product_id {lock}
+        """,
+        value,
+    )
+    several: dict[UUID, list[Any]] = {}
+    for row in rows:
+        several.setdefault(row["id"], []).append(row)
+    return [_stored_return(of_one) for of_one in several.values()]
+
+
+def _stored_return(rows: list[Any]) -> StoredReturn:
+    head = rows[0]
+    one = Return(
+        id=ReturnId(head["id"]),
+        lines=tuple(Wanted(ProductId(row["product_id"]), row["quantity"]) for row in rows),
+        amount=Money(head["amount"], head["currency"]),
+        reason=head["reason"],
+        state=_return_state(head),
+    )
+    return StoredReturn(one, head["requested_at"], head["settled_at"])
+
+
+def _return_state(row: Any) -> ReturnState:
+    match row["status"]:
+        case "requested":
+            return ReturnRequested()
+        case "completed":
+            return ReturnCompleted()
+        case "refused":
+            return ReturnRefused(row["refusal"])
+        case other:
+            raise ValueError(f"a return cannot be {other}")
 
 
 async def _settle(work: Work, order_id: OrderId, state: State, reason: str | None) -> None:

@@ -13,13 +13,21 @@ from order_service.domain import (
     Product,
     ProductId,
     Rejected,
+    Return,
+    ReturnCompleted,
+    ReturnId,
+    ReturnRefused,
+    ReturnState,
     State,
     UserId,
     Wanted,
     ask_to_cancel,
+    complete_return,
     confirm,
     give_up,
     place,
+    refuse_return,
+    take_back,
 )
 
 from covey.errors import Conflict, Invalid
@@ -112,3 +120,78 @@ def test_asking_to_cancel_again_keeps_the_first_reason() -> None:
 def test_a_settled_order_cannot_be_cancelled(state: State) -> None:
     with pytest.raises(Conflict):
         ask_to_cancel(order_in(state), "changed my mind")
+
+
+CONFIRMED = Confirmed()
+BOUGHT = [Wanted(MUG.id, 3), Wanted(TEAPOT.id, 1)]
+
+
+def bought(state: State = CONFIRMED) -> Order:
+    placed = place(OrderId(new_id()), UserId(new_id()), BOUGHT, CATALOGUE)
+    return Order(placed.id, placed.user_id, placed.lines, placed.total, state)
+
+
+def returned(order: Order, *wanted: Wanted, before: tuple[Return, ...] = ()) -> Return:
+    return take_back(order, before, ReturnId(new_id()), wanted or None, "too small")
+
+
+def test_a_part_is_returned_for_what_was_paid_for_it() -> None:
+    one = returned(bought(), Wanted(MUG.id, 2))
+
+    assert (one.lines, one.amount) == ((Wanted(MUG.id, 2),), Money(2_500, "EUR"))
+
+
+def test_a_return_without_lines_is_of_all_that_is_left() -> None:
+    order = bought()
+    first = returned(order, Wanted(MUG.id, 1), Wanted(TEAPOT.id, 1))
+
+    rest = returned(order, before=(first,))
+
+    assert (rest.lines, rest.amount) == ((Wanted(MUG.id, 2),), Money(2_500, "EUR"))
+    assert first.amount.amount + rest.amount.amount == order.total.amount
+    with pytest.raises(Conflict, match="everything is returned"):
+        returned(order, before=(first, rest))
+
+
+@pytest.mark.parametrize("state", [Pending(), Rejected("out of stock"), Cancelled("changed my mind")])
+def test_only_a_confirmed_order_is_returned(state: State) -> None:
+    with pytest.raises(Conflict, match="only a confirmed one"):
+        returned(bought(state))
+
+
+def test_no_more_is_returned_than_was_ordered_and_is_not_on_its_way_back() -> None:
+    order = bought()
+    first = returned(order, Wanted(MUG.id, 2))
+
+    with pytest.raises(Conflict, match="4 cannot be returned"):
+        returned(order, Wanted(MUG.id, 4))
+    for before in (first, complete_return(first)):
+        with pytest.raises(Conflict, match="2 cannot be returned, 1 of product"):
+            returned(order, Wanted(TEAPOT.id, 1), Wanted(MUG.id, 2), before=(before,))
+
+
+def test_a_return_that_was_refused_claims_nothing() -> None:
+    order = bought()
+    first = refuse_return(returned(order), "nothing was shipped")
+
+    assert returned(order, before=(first,)).lines == tuple(BOUGHT)
+
+
+def test_what_was_not_ordered_is_refused_and_every_such_line_is_named() -> None:
+    with pytest.raises(Invalid) as caught:
+        returned(bought(), Wanted(MUG.id, 1), Wanted(DOLLARS.id, 1))
+
+    assert [error["pointer"] for error in caught.value.errors] == ["#/lines/1/product_id"]
+
+
+def test_a_return_ends_once_and_stays_so() -> None:
+    one = returned(bought())
+    done, refused = complete_return(one), refuse_return(one, "nothing was shipped")
+
+    states: list[ReturnState] = [done.state, refused.state]
+    assert states == [ReturnCompleted(), ReturnRefused("nothing was shipped")]
+    assert (complete_return(done), refuse_return(refused, "late")) == (done, refused)
+    with pytest.raises(Conflict):
+        complete_return(refused)
+    with pytest.raises(Conflict):
+        refuse_return(done, "late")

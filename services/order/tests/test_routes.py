@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import pytest
 from order_service import storage
-from order_service.domain import Money, Product, ProductId
+from order_service.domain import Confirmed, Money, OrderId, Product, ProductId, ReturnId, ShipmentId
+from order_service.handlers import keep_shipment
+from order_service.messages import ShipmentChanged
+from order_service.saga.return_order import ReturnOrder, turn_return_down
 
 from covey.ids import new_id
 from covey.testing.eventually import eventually
@@ -113,12 +118,156 @@ async def test_a_pending_order_can_be_cancelled_and_undoes_what_was_begun(
     assert "cancellation asked for" in [entry["what"] for entry in history["entries"]]
 
 
+async def confirmed(http: aiohttp.ClientSession, transactions: Transactions) -> str:
+    """The path of an order of two mugs and a teapot that is confirmed."""
+    _, placed = await post(http, "/api/v1/orders", order())
+    async with transactions.begin() as work:
+        await storage.keep_state(work, OrderId(UUID(placed["id"])), Confirmed())
+    return f"/api/v1/orders/{placed['id']}"
+
+
+def id_in(path: str) -> OrderId:
+    return OrderId(UUID(path.rpartition("/")[2]))
+
+
+def mugs(quantity: Any) -> dict[str, Any]:
+    return {"lines": [{"product_id": str(MUG.id), "quantity": quantity}], "reason": "too small"}
+
+
+async def test_a_return_is_accepted_with_its_saga_and_is_shown_with_its_order(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    path = await confirmed(http, transactions)
+
+    async with http.post(f"{path}/returns", json=mugs(1)) as response:
+        requested = await response.json()
+        assert (response.status, response.headers["Location"]) == (202, f"{path}/returns/{requested['id']}")
+
+    assert (requested["status"], requested["amount"]) == ("requested", {"amount": 1_250, "currency": "EUR"})
+    assert await get(http, f"{path}/returns/{requested['id']}") == (200, requested)
+    assert (await get(http, path))[1]["returns"] == [requested]
+    async with transactions.begin() as work:
+        query = "SELECT type FROM covey.outbox WHERE kind = 'command' ORDER BY position DESC LIMIT 1"
+        assert await work.fetchval(query) == "shipping.receive-return.v1"
+        query = "SELECT name, status FROM covey.saga WHERE id = $1"
+        assert tuple(await work.fetchrow(query, UUID(requested["id"]))) == ("return-order", "running")
+
+
+async def test_the_history_has_every_step_of_the_returns_too(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    path = await confirmed(http, transactions)
+    await post(http, f"{path}/returns")
+
+    _, history = await get(http, f"{path}/history")
+
+    assert [entry["what"] for entry in history["entries"]][-3:] == [
+        "return requested",
+        "return-order started",
+        "ReceiveReturn asked",
+    ]
+
+
+async def test_a_return_without_lines_is_of_all_that_is_left(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    path = await confirmed(http, transactions)
+    await post(http, f"{path}/returns", mugs(1))
+
+    status, rest = await post(http, f"{path}/returns")
+    again, _ = await post(http, f"{path}/returns")
+
+    assert (status, rest["amount"]["amount"], again) == (202, 1_250 + 4_900, 409)
+
+
+async def test_of_returns_of_the_same_pieces_at_the_same_time_only_as_many_are_accepted_as_there_are_pieces(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    path = await confirmed(http, transactions)
+
+    answers = await asyncio.gather(*(post(http, f"{path}/returns", mugs(1)) for _ in range(5)))
+
+    assert sorted(status for status, _ in answers) == [202, 202, 409, 409, 409]
+    async with transactions.begin() as work:
+        assert await work.fetchval("SELECT count(*) FROM covey.saga WHERE name = 'return-order'") == 2
+
+
+async def test_pieces_of_a_return_that_was_refused_can_be_returned_again(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    path = await confirmed(http, transactions)
+    _, first = await post(http, f"{path}/returns")
+    data = ReturnOrder(order_id=id_in(path), return_id=ReturnId(UUID(first["id"])), lines=(), amount=Money(0, "EUR"))
+    async with transactions.begin() as work:
+        await turn_return_down(data, "nothing was shipped for this order", work)
+
+    assert (await post(http, f"{path}/returns"))[0] == 202
+
+    told = [(one["status"], one["refusal"]) for one in (await get(http, path))[1]["returns"]]
+    assert told == [("refused", "nothing was shipped for this order"), ("requested", None)]
+
+
+BAD_RETURNS: dict[str, tuple[Any, int]] = {
+    "more than was ordered": (mugs(3), 409),
+    "nothing of it": (mugs(0), 422),
+    "a fraction": (mugs(1.5), 422),
+    "no lines": ({"lines": []}, 422),
+    "the same product twice": ({"lines": mugs(1)["lines"] * 2}, 422),
+    "what was not ordered": ({"lines": [{"product_id": str(DOLLARS.id), "quantity": 1}]}, 422),
+    "a price": ({"amount": 1}, 422),
+    "no reason": ({"reason": ""}, 422),
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), BAD_RETURNS.values(), ids=BAD_RETURNS.keys())
+async def test_a_return_that_makes_no_sense_is_refused_and_leaves_nothing(
+    http: aiohttp.ClientSession, transactions: Transactions, body: Any, expected: int
+) -> None:
+    path = await confirmed(http, transactions)
+
+    status, problem = await post(http, f"{path}/returns", body)
+
+    assert (status, problem["status"]) == (expected, expected)
+    assert await count(transactions, "order_return") == 0
+
+
+async def test_an_order_that_is_not_confirmed_is_not_returned(http: aiohttp.ClientSession) -> None:
+    _, placed = await post(http, "/api/v1/orders", order())
+
+    assert (await post(http, f"/api/v1/orders/{placed['id']}/returns"))[0] == 409
+
+
+async def test_an_order_that_is_shipped_shows_its_shipment(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    path = await confirmed(http, transactions)
+    assert (await get(http, path))[1]["shipment"] is None
+    shipment_id = ShipmentId(new_id())
+    event = ShipmentChanged(
+        order_id=id_in(path), shipment_id=shipment_id, status="booked", tracking_number="SC1", version=1
+    )
+    async with transactions.begin() as work:
+        await keep_shipment(event, work)
+
+    _, shown = await get(http, path)
+
+    assert shown["status"] == "confirmed"
+    assert shown["shipment"] | {"shipped_at": None} == {
+        "id": str(shipment_id),
+        "status": "booked",
+        "tracking_number": "SC1",
+        "shipped_at": None,
+    }
+
+
 async def test_what_is_not_there_is_a_404(http: aiohttp.ClientSession) -> None:
     path = f"/api/v1/orders/{new_id()}"
 
     assert (await get(http, path))[0] == 404
     assert (await get(http, f"{path}/history"))[0] == 404
     assert (await post(http, f"{path}/cancel"))[0] == 404
+    assert (await post(http, f"{path}/returns"))[0] == 404
+    assert (await get(http, f"{path}/returns/{new_id()}"))[0] == 404
     assert (await get(http, "/api/v1/orders/1"))[0] == 422
 
 

@@ -1,4 +1,4 @@
-"""The ends of the saga: an order is confirmed or given up, and the world is told once."""
+"""The ends of the saga: an order is confirmed or given up, and the world is told once. And how it is stopped."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ from order_service.domain import (
     Wanted,
     place,
 )
-from order_service.saga import PlaceOrder, confirm_order, give_order_up
+from order_service.saga.place_order import (
+    PlaceOrder,
+    PlaceOrderV1,
+    confirm_order,
+    give_order_up,
+    place_order,
+    place_order_v1,
+    stop,
+)
 
-from covey.errors import Conflict
+from covey.errors import Conflict, NotFound
 from covey.ids import new_id
 from covey.work.unit_of_work import Transactions, Work
 
+V1 = set(PlaceOrderV1.model_fields)
 MUG = Product(ProductId(new_id()), "Mug", Money(1_250, "EUR"), 1)
 
 
@@ -38,7 +47,9 @@ async def order(transactions: Transactions) -> Order:
 
 def data(order: Order) -> PlaceOrder:
     wanted = tuple(Wanted(line.product_id, line.quantity) for line in order.lines)
-    return PlaceOrder(order_id=order.id, lines=wanted, amount=order.total, token="tok_ok")
+    return PlaceOrder(
+        order_id=order.id, user_id=order.user_id, lines=wanted, amount=order.total, total=order.total, token="tok_ok"
+    )
 
 
 async def published(work: Work) -> list[str]:
@@ -94,3 +105,27 @@ async def test_an_order_is_never_both_confirmed_and_given_up(transactions: Trans
     with pytest.raises(Conflict):
         async with transactions.begin() as work:
             await give_order_up(data(order), "late", work)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_an_order_of_either_version_can_be_cancelled_before_the_pivot(
+    transactions: Transactions, order: Order, version: int
+) -> None:
+    async with transactions.begin() as work:
+        if version == 1:
+            saga_id = await place_order_v1.start(work, PlaceOrderV1(**data(order).model_dump(include=V1)))
+        else:
+            saga_id = await place_order.start(work, data(order))
+
+    async with transactions.begin() as work:
+        assert await stop(work, saga_id, "changed my mind")
+
+    async with transactions.begin() as work:
+        assert await work.fetchval("SELECT version FROM covey.saga") == version
+        assert await published(work) == ["inventory.reserve-stock.v1", "inventory.release-stock.v1"]
+
+
+async def test_a_saga_that_is_not_there_cannot_be_stopped(transactions: Transactions) -> None:
+    async with transactions.begin() as work:
+        with pytest.raises(NotFound):
+            await stop(work, new_id(), "why")

@@ -1,4 +1,4 @@
-"""Orders and the read model of products in a real database."""
+"""Orders, their returns and the read models of products and shipments in a real database."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from order_service.domain import (
     Product,
     ProductId,
     Rejected,
+    Return,
+    ReturnId,
+    ShipmentId,
     State,
     UserId,
     Wanted,
     place,
 )
-from order_service.handlers import keep_product
-from order_service.messages import ProductChanged
+from order_service.handlers import keep_product, keep_shipment
+from order_service.messages import ProductChanged, ShipmentChanged
 
+from covey.errors import ConstraintViolated
 from covey.ids import new_id
 from covey.work.unit_of_work import Transactions, Work
 
 MUG = ProductId(new_id())
+SHIPMENT = ShipmentId(new_id())
 
 
 def changed(version: int, amount: int) -> ProductChanged:
@@ -109,3 +114,56 @@ async def test_an_order_that_is_being_cancelled_says_since_when(transactions: Tr
 
     assert back.order.state == Pending("changed my mind")
     assert back.cancelling_at is not None
+
+
+def moved(order_id: OrderId, version: int, status: str) -> ShipmentChanged:
+    return ShipmentChanged(
+        order_id=order_id, shipment_id=SHIPMENT, status=status, tracking_number="SC1", version=version
+    )
+
+
+async def test_the_newest_state_of_a_shipment_wins_and_it_was_shipped_when_it_was_first_heard_of(
+    transactions: Transactions,
+) -> None:
+    order_id = OrderId(new_id())
+    async with transactions.begin() as work:
+        await keep_shipment(moved(order_id, 1, "booked"), work)
+    async with transactions.begin() as work:
+        first = await storage.shipment_of(work, order_id)
+
+    for version, status in ((3, "delivered"), (2, "in_transit"), (3, "delivered")):
+        async with transactions.begin() as work:
+            await keep_shipment(moved(order_id, version, status), work)
+
+    async with transactions.begin() as work:
+        last = await storage.shipment_of(work, order_id)
+        assert await storage.shipment_of(work, OrderId(new_id())) is None
+    assert first is not None
+    assert last is not None
+    assert (last[0].status, last[0].version, last[1]) == ("delivered", 3, first[1])
+
+
+async def test_a_return_comes_back_as_it_was_requested(transactions: Transactions) -> None:
+    order = an_order()
+    await stored(transactions, order)
+    one = Return(ReturnId(new_id()), (Wanted(MUG, 2),), Money(2_500, "EUR"), "too small")
+
+    async with transactions.begin() as work:
+        await storage.add_return(work, order.id, one)
+
+    async with transactions.begin() as work:
+        (back,) = await storage.returns_of(work, order.id)
+        assert await storage.return_to_change(work, one.id) == one
+        assert await storage.return_to_change(work, ReturnId(new_id())) is None
+    assert (back.one, back.settled_at) == (one, None)
+
+
+async def test_the_database_itself_refuses_to_take_back_more_than_was_ordered(transactions: Transactions) -> None:
+    order = an_order()
+    await stored(transactions, order)
+
+    with pytest.raises(ConstraintViolated):
+        async with transactions.begin() as work:
+            for _ in range(2):
+                one = Return(ReturnId(new_id()), (Wanted(MUG, 2),), Money(2_500, "EUR"), "too small")
+                await storage.add_return(work, order.id, one)

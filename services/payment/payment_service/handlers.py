@@ -14,7 +14,20 @@ from covey.message import Refused
 from covey.messaging.router import Router
 from covey.work.unit_of_work import Work
 from payment_service import domain, storage
-from payment_service.domain import Ask, Decision, Known, No, Operation, OrderId, Payment, PaymentId
+from payment_service.domain import (
+    Ask,
+    AskRefund,
+    CreditNoteId,
+    Decision,
+    InvoiceId,
+    Known,
+    No,
+    Operation,
+    OrderId,
+    Payment,
+    PaymentId,
+    RefundId,
+)
 from payment_service.messages import AuthorizePayment, CapturePayment, PaymentReply, RefundPayment, VoidAuthorization
 from payment_service.ports import Approved, Declined, Provider, Voided
 
@@ -28,7 +41,7 @@ def effects(provider: Provider) -> Router:
     router.external(AuthorizePayment, Authorize(provider))
     router.external(CapturePayment, Capture(provider))
     router.external(VoidAuthorization, Void(provider))
-    router.external(RefundPayment, Refund(provider))
+    router.external(RefundPayment, GiveBack(provider))
     return router
 
 
@@ -69,8 +82,11 @@ class Capture:
         return await self._provider.capture(intent.reference, intent.amount, key)
 
     async def settle(self, command: CapturePayment, result: Approved | Declined, work: Work) -> Answer:
-        """Record what was taken, or why nothing was."""
-        return await _settled(work, command.order_id, Operation.CAPTURE, result, domain.captured)
+        """Record what was taken, and issue an invoice; or record why nothing was."""
+        reply = await _settled(work, command.order_id, Operation.CAPTURE, result, domain.captured)
+        if isinstance(result, Approved):
+            await storage.issue_invoice(work, InvoiceId(new_id()), command.order_id)
+        return reply
 
 
 class Void:
@@ -96,24 +112,44 @@ class Void:
         return PaymentReply(payment_id=payment.id)
 
 
-class Refund:
-    """Return what was taken."""
+class GiveBack:
+    """Return what was taken, or a part of it."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
     async def intend(self, command: RefundPayment, work: Work) -> Intent:
-        """Note that the money is being returned."""
+        """Note that so much is being returned, which nobody else can return from now on."""
         found = await storage.payment_to_change(work, command.order_id)
-        return await _intent(work, Operation.REFUND, domain.to_refund(found))
+        refund_id = RefundId(command.saga_id)
+        refund = await storage.refund_by_id(work, refund_id)
+        match domain.to_refund(found, refund, refund_id, command.amount):
+            case AskRefund(payment=payment, refund=refund):
+                await storage.keep_refund(work, payment, refund)
+                return payment
+            case Known(payment=payment):
+                return PaymentReply(payment_id=payment.id)
+            case No(reason=reason):
+                return Refused(reason=reason)
 
     async def call(self, command: RefundPayment, intent: Payment, key: str) -> Approved | Declined:
         """Ask the provider."""
-        return await self._provider.refund(intent.reference, intent.amount, key)
+        return await self._provider.refund(intent.reference, command.amount, key)
 
     async def settle(self, command: RefundPayment, result: Approved | Declined, work: Work) -> Answer:
-        """Record what was returned, or why nothing was."""
-        return await _settled(work, command.order_id, Operation.REFUND, result, domain.refunded)
+        """Record what was returned, and issue a credit note; or record why nothing was."""
+        payment = await _payment(work, command.order_id)
+        refund = await storage.refund_by_id(work, RefundId(command.saga_id))
+        if refund is None:
+            raise NotFound(f"refund {command.saga_id} of order {command.order_id} is gone")
+        match result:
+            case Approved(amount=amount):
+                await storage.keep_refund(work, *domain.refunded(payment, refund, amount))
+                await storage.issue_credit_note(work, CreditNoteId(new_id()), refund.id)
+                return PaymentReply(payment_id=payment.id)
+            case Declined(reason=reason):
+                await storage.keep_refund(work, *domain.refund_declined(payment, refund, reason))
+                return Refused(reason=reason)
 
 
 async def _intent(work: Work, operation: Operation, decision: Decision) -> Intent:

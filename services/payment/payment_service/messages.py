@@ -31,10 +31,12 @@ class VoidAuthorization(Command, type="payment.void.v1", key="saga_id"):
     order_id: OrderId
 
 
-class RefundPayment(Command, type="payment.refund.v1", key="order_id"):
-    """Return all that was taken."""
+class RefundPayment(Command, type="payment.refund.v1", key="saga_id"):
+    """Return an amount of what was taken; `saga_id` names the refund. Refused when not so much is left."""
 
+    saga_id: UUID
     order_id: OrderId
+    amount: Money
 
 
 class PaymentReply(Reply):

@@ -51,5 +51,5 @@ class Provider(Protocol):
         ...
 
     async def refund(self, reference: str, amount: Money, key: str) -> Approved | Declined:
-        """Return an amount that was taken."""
+        """Return an amount of what was taken, all of it or a part."""
         ...

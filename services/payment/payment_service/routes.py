@@ -1,22 +1,23 @@
-"""Payments over HTTP: to read, and to return the money."""
+"""Payments and invoices over HTTP: to read, and to return the money."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
-from covey.errors import Conflict, NotFound
+from covey.errors import NotFound
 from covey.http.idempotency import IdempotentRoute
 from covey.http.transaction import Transaction
+from covey.ids import new_id
 from payment_service import domain, storage
-from payment_service.domain import Money, No, OrderId, Payment, PaymentId
+from payment_service.domain import Invoice, InvoiceId, Money, OrderId, Payment, PaymentId
 from payment_service.messages import RefundPayment
 
 api = APIRouter(prefix="/api/v1", tags=["payments"], route_class=IdempotentRoute)
 
 
 class PaymentView(BaseModel):
-    """A payment as it is shown: sums in minor units of `amount`'s currency."""
+    """A payment as it is shown: sums in minor units of `amount`'s currency. `refunding` may be returned already."""
 
     id: PaymentId
     order_id: OrderId
@@ -26,6 +27,7 @@ class PaymentView(BaseModel):
     captured: int
     voided: int
     refunded: int
+    refunding: int
     reason: str | None
 
 
@@ -33,6 +35,20 @@ class PaymentList(BaseModel):
     """Several payments."""
 
     payments: list[PaymentView]
+
+
+class InvoiceList(BaseModel):
+    """Several invoices."""
+
+    invoices: list[Invoice]
+
+
+class NewRefund(BaseModel):
+    """How much is returned, in minor units of the payment's currency; without `amount` all that is left."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    amount: int | None = Field(default=None, strict=True, ge=1)
 
 
 @api.get("/payments/{payment_id}")
@@ -48,14 +64,33 @@ async def list_payments(order_id: OrderId, work: Transaction) -> PaymentList:
 
 
 @api.post("/payments/{payment_id}/refunds", status_code=202)
-async def refund_payment(payment_id: PaymentId, work: Transaction) -> PaymentView:
-    """Return all that was taken. Accepted now, done when the provider has answered; asking again changes nothing."""
+async def refund_payment(payment_id: PaymentId, work: Transaction, body: NewRefund | None = None) -> PaymentView:
+    """Return what was taken, or a part of it. Accepted now, done when the provider has answered.
+
+    To ask for everything once more changes nothing; another part is another refund, but for an `Idempotency-Key`.
+    409 when not so much is left.
+    """
     payment = await _found(work, payment_id)
-    decision = domain.to_refund(payment)
-    if isinstance(decision, No):
-        raise Conflict(decision.reason)
-    work.publish(RefundPayment(order_id=payment.order_id))
+    amount = domain.refundable(payment, body.amount if body else None)
+    if amount:
+        money = Money(amount, payment.amount.currency)
+        work.publish(RefundPayment(saga_id=new_id(), order_id=payment.order_id, amount=money))
     return _view(payment)
+
+
+@api.get("/invoices/{invoice_id}")
+async def get_invoice(invoice_id: InvoiceId, work: Transaction) -> Invoice:
+    """Return an invoice, with the credit notes over what was returned of it."""
+    invoice = await storage.invoice_by_id(work, invoice_id)
+    if invoice is None:
+        raise NotFound(f"there is no invoice {invoice_id}")
+    return invoice
+
+
+@api.get("/invoices")
+async def list_invoices(order_id: OrderId, work: Transaction) -> InvoiceList:
+    """Return the invoices of an order; there is one at most, once the order is paid for."""
+    return InvoiceList(invoices=await storage.invoices_of(work, order_id))
 
 
 async def _found(work: Transaction, payment_id: PaymentId) -> Payment:
@@ -75,5 +110,6 @@ def _view(payment: Payment) -> PaymentView:
         captured=payment.captured,
         voided=payment.voided,
         refunded=payment.refunded,
+        refunding=payment.refunding,
         reason=payment.reason,
     )

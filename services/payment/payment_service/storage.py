@@ -1,11 +1,26 @@
-"""Payments in PostgreSQL, and what was asked of the provider for each."""
+"""Payments in PostgreSQL, what was asked of the provider for each, and what was invoiced."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from covey.work.unit_of_work import Work
-from payment_service.domain import Money, Operation, OrderId, Payment, PaymentId, Status
+from payment_service.domain import (
+    CreditNote,
+    CreditNoteId,
+    Invoice,
+    InvoiceId,
+    Money,
+    Operation,
+    OrderId,
+    Payment,
+    PaymentId,
+    Refund,
+    RefundId,
+    RefundStatus,
+    Status,
+)
 
 
 async def payment_to_change(work: Work, order_id: OrderId) -> Payment | None:
@@ -35,7 +50,7 @@ async def ask(work: Work, payment: Payment, operation: Operation) -> None:
     await work.execute(
         f"""
         WITH kept AS ({_KEEP} RETURNING id)
-        INSERT INTO operation (payment_id, what) SELECT id, $11 FROM kept ON CONFLICT DO NOTHING
+        INSERT INTO operation (payment_id, what) SELECT id, $12 FROM kept ON CONFLICT DO NOTHING
         """,
         *_values(payment),
         operation,
@@ -47,8 +62,8 @@ async def answered(work: Work, payment: Payment, operation: Operation, answer: s
     await work.execute(
         f"""
         WITH kept AS ({_KEEP} RETURNING id)
-        UPDATE operation SET answered_at = clock_timestamp(), answer = $12 FROM kept
-        WHERE payment_id = kept.id AND what = $11
+        UPDATE operation SET answered_at = clock_timestamp(), answer = $13 FROM kept
+        WHERE payment_id = kept.id AND what = $12
         """,
         *_values(payment),
         operation,
@@ -56,12 +71,78 @@ async def answered(work: Work, payment: Payment, operation: Operation, answer: s
     )
 
 
+async def refund_by_id(work: Work, refund_id: RefundId) -> Refund | None:
+    """Return a refund, or None."""
+    row = await work.fetchrow("SELECT id, amount, status, reason FROM refund WHERE id = $1", refund_id)
+    return Refund(RefundId(row["id"]), row["amount"], RefundStatus(row["status"]), row["reason"]) if row else None
+
+
+async def keep_refund(work: Work, payment: Payment, refund: Refund) -> None:
+    """Write a refund together with its payment. One without an answer is the intent to ask the provider."""
+    await work.execute(
+        f"""
+        WITH kept AS ({_KEEP} RETURNING id)
+        INSERT INTO refund (id, payment_id, amount, status, reason, answered_at)
+        SELECT $12, kept.id, $13, $14::text, $15, CASE WHEN $14::text <> 'asked' THEN clock_timestamp() END FROM kept
+        ON CONFLICT (id) DO UPDATE SET amount = excluded.amount, status = excluded.status, reason = excluded.reason,
+            answered_at = excluded.answered_at
+        """,
+        *_values(payment),
+        refund.id,
+        refund.amount,
+        refund.status,
+        refund.reason,
+    )
+
+
+async def issue_invoice(work: Work, invoice_id: InvoiceId, order_id: OrderId) -> None:
+    """Write an invoice over what was captured for an order."""
+    await work.execute(
+        """
+        INSERT INTO invoice (id, payment_id, order_id, amount, currency)
+        SELECT $1, id, order_id, captured, currency FROM payment WHERE order_id = $2
+        """,
+        invoice_id,
+        order_id,
+    )
+
+
+async def issue_credit_note(work: Work, note_id: CreditNoteId, refund_id: RefundId) -> None:
+    """Write a credit note over a refund, to the invoice of its payment."""
+    await work.execute(
+        """
+        INSERT INTO credit_note (id, invoice_id, refund_id, amount)
+        SELECT $1, i.id, r.id, r.amount FROM refund r JOIN invoice i USING (payment_id) WHERE r.id = $2
+        """,
+        note_id,
+        refund_id,
+    )
+
+
+async def invoice_by_id(work: Work, invoice_id: InvoiceId) -> Invoice | None:
+    """Return an invoice with its credit notes, or None."""
+    rows = await work.fetch(f"{_INVOICE} WHERE i.id = $1 ORDER BY n.issued_at, n.id", invoice_id)
+    return _invoice(rows) if rows else None
+
+
+async def invoices_of(work: Work, order_id: OrderId) -> list[Invoice]:
+    """Return the invoices of an order; there is one at most."""
+    rows = await work.fetch(f"{_INVOICE} WHERE i.order_id = $1 ORDER BY n.issued_at, n.id", order_id)
+    return [_invoice(rows)] if rows else []
+
+
+_INVOICE = """
+    SELECT i.*, n.id AS note_id, n.amount AS note_amount, n.issued_at AS note_issued_at
+    FROM invoice i LEFT JOIN credit_note n ON n.invoice_id = i.id
+"""
+
 _KEEP = """
-    INSERT INTO payment (id, order_id, amount, currency, status, authorized, captured, voided, refunded, reason)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    INSERT INTO payment
+        (id, order_id, amount, currency, status, authorized, captured, voided, refunded, reason, refunding)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
     ON CONFLICT (order_id) DO UPDATE SET status = excluded.status, authorized = excluded.authorized,
         captured = excluded.captured, voided = excluded.voided, refunded = excluded.refunded,
-        reason = excluded.reason, changed_at = clock_timestamp()
+        reason = excluded.reason, refunding = excluded.refunding, changed_at = clock_timestamp()
 """
 
 
@@ -77,6 +158,7 @@ def _values(payment: Payment) -> tuple[Any, ...]:
         payment.voided,
         payment.refunded,
         payment.reason,
+        payment.refunding,
     )
 
 
@@ -91,4 +173,23 @@ def _payment(row: Any) -> Payment:
         voided=row["voided"],
         refunded=row["refunded"],
         reason=row["reason"],
+        refunding=row["refunding"],
+    )
+
+
+def _invoice(rows: Sequence[Any]) -> Invoice:
+    head = rows[0]
+    currency = head["currency"]
+    notes = (
+        CreditNote(CreditNoteId(row["note_id"]), Money(row["note_amount"], currency), row["note_issued_at"])
+        for row in rows
+        if row["note_id"]
+    )
+    return Invoice(
+        id=InvoiceId(head["id"]),
+        payment_id=PaymentId(head["payment_id"]),
+        order_id=OrderId(head["order_id"]),
+        amount=Money(head["amount"], currency),
+        issued_at=head["issued_at"],
+        credit_notes=tuple(notes),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -10,11 +11,11 @@ import aiohttp
 import pytest
 from payment_service import storage
 from payment_service.clients import HttpProvider
-from payment_service.domain import Money, OrderId, Payment, Status
-from payment_service.handlers import Authorize, Capture, Refund, Void
+from payment_service.domain import Invoice, Money, OrderId, Payment, Status
+from payment_service.handlers import Authorize, Capture, GiveBack, Void
 from payment_service.messages import AuthorizePayment, CapturePayment, PaymentReply, RefundPayment, VoidAuthorization
 
-from covey.errors import Conflict, DependencyUnavailable
+from covey.errors import Conflict, ConstraintViolated, DependencyUnavailable
 from covey.ids import new_id
 from covey.message import Command, Refused, Reply
 from covey.work.unit_of_work import Transactions
@@ -30,7 +31,7 @@ class Flow:
         self.authorize = Authorize(provider)
         self.capture = Capture(provider)
         self.void = Void(provider)
-        self.refund = Refund(provider)
+        self.refund = GiveBack(provider)
         self._book = book
 
     async def intend(self, effect: Any, command: Command) -> Payment | Reply:
@@ -52,6 +53,16 @@ class Flow:
         async with self.transactions.begin() as work:
             (payment,) = await storage.payments_of(work, order_id)
             return payment
+
+    async def invoice(self, order_id: OrderId) -> Invoice:
+        async with self.transactions.begin() as work:
+            (invoice,) = await storage.invoices_of(work, order_id)
+            assert await storage.invoice_by_id(work, invoice.id) == invoice
+            return invoice
+
+    async def captured(self, order_id: OrderId) -> None:
+        await self.run(self.authorize, authorization(order_id))
+        await self.run(self.capture, capture(order_id))
 
     async def book(self, order_id: OrderId) -> list[tuple[str, int]]:
         async with self._book.get("/book", params={"reference": str(order_id)}) as response:
@@ -81,6 +92,10 @@ def authorization(order_id: OrderId, token: str = "tok_ok") -> AuthorizePayment:
 
 def capture(order_id: OrderId) -> CapturePayment:
     return CapturePayment(saga_id=new_id(), order_id=order_id)
+
+
+def refund(order_id: OrderId, amount: int) -> RefundPayment:
+    return RefundPayment(saga_id=new_id(), order_id=order_id, amount=Money(amount, "EUR"))
 
 
 def void(order_id: OrderId) -> VoidAuthorization:
@@ -195,22 +210,107 @@ async def test_a_declined_capture_is_refused_and_what_was_put_aside_can_be_given
     assert (payment.status, payment.captured, payment.voided) == (Status.VOIDED, 0, 4_900)
 
 
-async def test_a_refund_returns_what_was_captured_once(flow: Flow, order_id: OrderId) -> None:
-    await flow.run(flow.authorize, authorization(order_id))
+async def test_a_capture_is_invoiced_once(flow: Flow, order_id: OrderId) -> None:
+    await flow.captured(order_id)
     await flow.run(flow.capture, capture(order_id))
 
+    invoice = await flow.invoice(order_id)
+    assert (invoice.payment_id, invoice.amount) == ((await flow.payment(order_id)).id, PRICE)
+    assert invoice.credit_notes == ()
+
+
+async def test_a_declined_capture_is_not_invoiced(flow: Flow, order_id: OrderId) -> None:
+    await flow.run(flow.authorize, authorization(order_id, "tok_capture_declined"))
+    await flow.run(flow.capture, capture(order_id))
+
+    async with flow.transactions.begin() as work:
+        assert await storage.invoices_of(work, order_id) == []
+
+
+async def test_a_refund_returns_what_was_captured_once(flow: Flow, order_id: OrderId) -> None:
+    await flow.captured(order_id)
+    command = refund(order_id, 4_900)
+
     for _ in range(2):
-        assert isinstance(await flow.run(flow.refund, RefundPayment(order_id=order_id)), PaymentReply)
+        assert isinstance(await flow.run(flow.refund, command), PaymentReply)
 
     payment = await flow.payment(order_id)
-    assert (payment.status, payment.refunded) == (Status.REFUNDED, 4_900)
+    assert (payment.status, payment.refunded, payment.refunding) == (Status.REFUNDED, 4_900, 0)
     assert await flow.book(order_id) == [("authorize", 4_900), ("capture", 4_900), ("refund", 4_900)]
+
+
+async def test_refunds_in_parts_have_a_credit_note_each_and_never_return_more_than_was_captured(
+    flow: Flow, order_id: OrderId
+) -> None:
+    await flow.captured(order_id)
+
+    replies = [await flow.run(flow.refund, refund(order_id, amount)) for amount in (900, 3_000, 1_001, 1_000)]
+
+    assert [type(reply) for reply in replies] == [PaymentReply, PaymentReply, Refused, PaymentReply]
+    assert [note.amount.amount for note in (await flow.invoice(order_id)).credit_notes] == [900, 3_000, 1_000]
+    assert (await flow.payment(order_id)).refunded == 4_900
+
+
+async def test_refunds_at_the_same_time_never_return_more_than_was_captured(flow: Flow, order_id: OrderId) -> None:
+    await flow.captured(order_id)
+
+    replies = await asyncio.gather(*(flow.run(flow.refund, refund(order_id, 2_000)) for _ in range(5)))
+
+    assert sum(isinstance(reply, PaymentReply) for reply in replies) == 2
+    payment = await flow.payment(order_id)
+    assert (payment.status, payment.refunded, payment.left) == (Status.CAPTURED, 4_000, 900)
+    assert [done for what, done in await flow.book(order_id) if what == "refund"] == [2_000, 2_000]
+
+
+async def test_a_refund_that_is_not_answered_is_settled_by_asking_again(
+    flow: Flow, order_id: OrderId, sandbox: str
+) -> None:
+    await flow.captured(order_id)
+    command = refund(order_id, 900)
+    mode = {"mode": "silent", "operation": "refund", "calls": 1}
+    async with aiohttp.ClientSession(sandbox) as admin, admin.put("/admin/mode", json=mode) as response:
+        assert response.status == 204
+    with pytest.raises(DependencyUnavailable):
+        await flow.run(flow.refund, command, "the command's id")
+    assert (await flow.payment(order_id)).refunding == 900
+
+    await flow.run(flow.refund, command, "the command's id")
+
+    payment = await flow.payment(order_id)
+    assert (payment.status, payment.refunded, payment.refunding) == (Status.CAPTURED, 900, 0)
+    assert [done for what, done in await flow.book(order_id) if what == "refund"] == [900]
+
+
+async def test_a_refund_that_the_provider_declines_is_refused_and_its_amount_is_still_there(
+    flow: Flow, order_id: OrderId, sandbox: str
+) -> None:
+    await flow.captured(order_id)
+    mode = {"mode": "decline", "operation": "refund", "calls": 1}
+    async with aiohttp.ClientSession(sandbox) as admin, admin.put("/admin/mode", json=mode) as response:
+        assert response.status == 204
+    command = refund(order_id, 4_900)
+
+    replies = [await flow.run(flow.refund, command) for _ in range(2)]
+
+    assert [type(reply) for reply in replies] == [Refused, Refused]
+    assert (await flow.payment(order_id)).left == 4_900
+    assert isinstance(await flow.run(flow.refund, refund(order_id, 4_900)), PaymentReply)
+
+
+async def test_the_database_itself_refuses_to_return_more_than_was_captured(flow: Flow, order_id: OrderId) -> None:
+    await flow.captured(order_id)
+
+    for change in ("refunding = 4901", "refunded = 4901", "refunded = 2000, refunding = 3000", "refunding = -1"):
+        with pytest.raises(ConstraintViolated):
+            async with flow.transactions.begin() as work:
+                await work.execute(f"UPDATE payment SET {change} WHERE order_id = $1", order_id)
 
 
 async def test_what_was_not_captured_is_not_refunded(flow: Flow, order_id: OrderId) -> None:
     await flow.run(flow.authorize, authorization(order_id))
 
-    assert isinstance(await flow.run(flow.refund, RefundPayment(order_id=order_id)), Refused)
+    assert isinstance(await flow.run(flow.refund, refund(order_id, 1)), Refused)
+    assert isinstance(await flow.run(flow.refund, refund(OrderId(new_id()), 1)), Refused)
 
 
 async def test_nothing_is_captured_without_an_authorization(flow: Flow, order_id: OrderId) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 from payment_service import storage
-from payment_service.domain import Money, OrderId, Payment, PaymentId, Status
+from payment_service.domain import InvoiceId, Money, OrderId, Payment, PaymentId, Status
 
 from covey.ids import new_id
 from covey.testing.eventually import eventually
@@ -49,7 +49,14 @@ async def test_a_payment_is_found_by_its_id_and_by_its_order(
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("/payments/{id}", 404), ("/payments/7", 422), ("/payments", 422), ("/payments?order_id=x", 422)],
+    [
+        ("/payments/{id}", 404),
+        ("/payments/7", 422),
+        ("/payments", 422),
+        ("/payments?order_id=x", 422),
+        ("/invoices/{id}", 404),
+        ("/invoices", 422),
+    ],
 )
 async def test_what_is_not_there_or_makes_no_sense_is_a_problem(
     http: aiohttp.ClientSession, path: str, expected: int
@@ -80,6 +87,48 @@ async def test_a_refund_is_accepted_and_returns_the_money_once_however_often_it_
         ("capture", 4_900),
         ("refund", 4_900),
     ]
+
+
+async def test_a_part_is_refunded_and_the_invoice_says_so(
+    http: aiohttp.ClientSession, transactions: Transactions, sandbox: str
+) -> None:
+    payment = await a_payment(transactions, Status.CAPTURED, 4_900)
+    await captured_at(sandbox, payment)
+    invoice_id = InvoiceId(new_id())
+    async with transactions.begin() as work:
+        await storage.issue_invoice(work, invoice_id, payment.order_id)
+
+    async with http.post(f"/api/v1/payments/{payment.id}/refunds", json={"amount": 900}) as response:
+        assert response.status == 202
+
+    async def credited() -> bool:
+        notes = (await get(http, f"/invoices/{invoice_id}"))[1]["credit_notes"]
+        return bool([note["amount"] for note in notes] == [{"amount": 900, "currency": "EUR"}])
+
+    await eventually(credited)
+    invoice = (await get(http, f"/invoices/{invoice_id}"))[1]
+    assert (invoice["payment_id"], invoice["amount"]["amount"]) == (str(payment.id), 4_900)
+    assert (await get(http, f"/invoices?order_id={payment.order_id}"))[1] == {"invoices": [invoice]}
+    assert (await get(http, f"/payments/{payment.id}"))[1]["refunded"] == 900
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"amount": 4_901}, 409),
+        ({"amount": 0}, 422),
+        ({"amount": 1.5}, 422),
+        ({"all": True}, 422),
+        ({"amount": "1"}, 422),
+    ],
+)
+async def test_a_refund_that_makes_no_sense_or_is_too_much_is_a_problem(
+    http: aiohttp.ClientSession, transactions: Transactions, body: Any, expected: int
+) -> None:
+    payment = await a_payment(transactions, Status.CAPTURED, 4_900)
+
+    async with http.post(f"/api/v1/payments/{payment.id}/refunds", json=body) as response:
+        assert response.status == expected
 
 
 async def test_what_was_not_captured_cannot_be_refunded(

@@ -150,6 +150,23 @@ async def test_no_more_is_refunded_than_was_captured(http: aiohttp.ClientSession
     assert (await post(http, "/refunds", TAKE, "again"))[0] == 402
 
 
+async def test_refunds_in_parts_return_no_more_than_was_captured_and_one_for_each_key(
+    http: aiohttp.ClientSession,
+) -> None:
+    await post(http, "/authorizations", ASK, "a")
+    await post(http, "/captures", TAKE, "c")
+
+    parts = [(900, "r"), (900, "r"), (4_001, "s"), (4_000, "t")]
+    statuses = [(await post(http, "/refunds", TAKE | {"amount": amount}, key))[0] for amount, key in parts]
+
+    assert statuses == [201, 201, 402, 201]
+    assert [entry for entry in await book(http) if entry[0] == "refund"] == [
+        ("refund", 900, 201),
+        ("refund", 0, 402),
+        ("refund", 4_000, 201),
+    ]
+
+
 async def test_a_silent_charge_is_booked_though_never_answered(http: aiohttp.ClientSession) -> None:
     for _ in range(2):
         with pytest.raises(TimeoutError):

@@ -16,6 +16,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _EXPECTED = {
     "string_type": "it must be a text: write it in quotes",
     "dict_type": "it must be a table",
+    "list_type": "it must be a list",
     "model_type": "it must be a table",
 }
 _ASSIGNED = re.compile(r"""([A-Za-z0-9_-]+)["']?\s*=""")

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from covey.local.backing import Addresses
@@ -22,17 +22,22 @@ _GIVEN_BY_COVEY = ("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One process of the system that is to be: a replica of a service, or another process."""
+    """One process of the system that is to be: a replica of a service, or another process with further `ports`."""
 
     name: str
     entry: str
     replica: int
     port: int
+    ports: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
         """Return its address."""
         return f"http://127.0.0.1:{self.port}"
+
+    def address(self, of: str) -> str:
+        """Return what stands for `{processes.<name>.<of>}`."""
+        return self.url if of == "url" else f"127.0.0.1:{self.ports[of]}"
 
 
 def members_of(system: System, replicas: Mapping[str, int], port_of: Callable[[str], int]) -> list[Member]:
@@ -40,11 +45,16 @@ def members_of(system: System, replicas: Mapping[str, int], port_of: Callable[[s
     counts = dict.fromkeys(system.processes, 1)
     counts |= {name: replicas.get(name, entry.replicas) for name, entry in system.services.items()}
     return [
-        Member(name=name, entry=entry, replica=replica, port=port_of(name))
+        Member(name=name, entry=entry, replica=replica, port=port_of(name), ports=_further(system, name, port_of))
         for entry, count in counts.items()
         for replica in range(1, count + 1)
         for name in [entry if replica == 1 else f"{entry}-{replica}"]
     ]
+
+
+def _further(system: System, name: str, port_of: Callable[[str], int]) -> dict[str, int]:
+    entry = system.processes.get(name)
+    return {port: port_of(f"{name}.{port}") for port in entry.ports} if entry else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +73,8 @@ class Plan:
         own = {name: self._resolved(value) for name, value in self.system.environments()[member.entry].items()}
         basics = {"HOST": "127.0.0.1", "PORT": str(member.port), "COVEY_SYSTEM": self.system.name}
         if member.entry in self.system.processes:
-            return basics | {"COVEY_DATA": str(self.data / member.name)} | own
+            further = {f"{name.upper()}_PORT": str(port) for name, port in member.ports.items()}
+            return basics | further | {"COVEY_DATA": str(self.data / member.name)} | own
         backing = {
             "COVEY_REPLICA": str(member.replica),
             "DATABASE_URL": self.database_urls[member.entry],
@@ -108,5 +119,5 @@ class Plan:
         return [sys.executable, "-m", self.system.module(member.entry)]
 
     def _resolved(self, value: str) -> str:
-        urls = {member.name: member.url for member in self.members}
-        return REFERENCE.sub(lambda match: urls[match[2]], value)
+        members = {member.name: member for member in self.members}
+        return REFERENCE.sub(lambda match: members[match[2]].address(match[3]), value)

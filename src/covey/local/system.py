@@ -15,13 +15,19 @@
     [engines.nats]
     sync_interval = "always"            # what JetStream acknowledges is on the disk
 
+    [processes.mail-sink]               # one that speaks more than HTTP
+    command = "python -m mail_sink"
+    path = "services/notification"
+    ports = ["smtp"]                    # told as SMTP_PORT
+
     [demo]
     module = "shop.tour"                # what `covey demo` runs, in the folder of this file
 
     [drill]
     module = "shop.drill"               # who uses the system in a drill, and who audits it
 
-In a value of `env`, `{processes.sandbox-provider.url}` and `{services.order.url}` stand for addresses.
+In a value of `env`, `{processes.sandbox-provider.url}` and `{services.order.url}` stand for addresses, and
+`{processes.mail-sink.smtp}` for the host and port of a further one.
 """
 
 from __future__ import annotations
@@ -33,13 +39,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from covey.errors import ConfigurationError
 from covey.local.mistakes import explain, line_of
 
 FILE = "covey.toml"
-REFERENCE = re.compile(r"\{(services|processes)\.([^.{}]+)\.url\}")
+REFERENCE = re.compile(r"\{(services|processes)\.([^.{}]+)\.([^.{}]+)\}")
 _BRACES = re.compile(r"\{[^{}]*\}")
 _REPLICA = re.compile(r"-[0-9]+$")
 ONE_PROCESS = "services"
@@ -48,11 +54,13 @@ _RESERVED = {"postgres": "an engine", "nats": "an engine", "valkey": "an engine"
 
 _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _SPAN = r"^(always|[0-9]+(ms|s|m))$"
+_PORT = r"^[a-z][a-z0-9]*$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _NO_ZERO = r"^[^\x00]*$"
 _MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 _IN_WORDS = {
     _NAME: "it must begin with a letter and have only lower-case letters, digits and single hyphens",
+    _PORT: "it must begin with a letter and have only lower-case letters and digits",
     _SPAN: "it must be always, or a span such as 500ms, 10s, 2m",
     _VARIABLE: "a variable's name has letters, digits and underscores, and does not begin with a digit",
     _NO_ZERO: "no variable can hold a zero byte",
@@ -84,12 +92,23 @@ class ServiceEntry(_Entry):
 class ProcessEntry(_Entry):
     """A process that is no covey service: told `HOST` and `PORT`, and up when it accepts connections there.
 
+    Each of `ports`, if one does not do, is told as `<NAME>_PORT`; it should listen there before it does at `PORT`.
     `COVEY_DATA` names a folder of its own that outlives it, which it makes if it needs one.
     """
 
     command: Annotated[str, StringConstraints(min_length=1)]
     path: str = "."
+    ports: list[Annotated[str, StringConstraints(pattern=_PORT, max_length=40)]] = []
     env: Environment = {}
+
+    @field_validator("ports")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("two ports have one name")
+        if "url" in value:
+            raise ValueError("'url' is the address of PORT: choose another name")
+        return value
 
 
 class NatsEntry(_Entry):
@@ -279,4 +298,6 @@ def _wrong_reference(system: System, value: str) -> str | None:
             return f"{written} is no reference: write {{services.<name>.url}} or {{processes.<name>.url}}"
         if match[2] not in known:
             return f"{written} names nothing: there is {', '.join(sorted(known)) or 'none'} in {match[1]}"
+        if match[3] not in (ports := ("url", *getattr(known[match[2]], "ports", ()))):
+            return f"{written} names nothing: there is {', '.join(ports)} in {match[1]}.{match[2]}"
     return None

@@ -9,6 +9,8 @@ confirmation, so that it can be published again (H5).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from covey.database.errors import translated
@@ -20,61 +22,52 @@ INBOX_AGE = OUTBOX_AGE + STREAM_MAX_AGE + timedelta(days=1)
 IDEMPOTENCY_AGE = timedelta(hours=24)
 BATCH = 1_000
 PERIOD_SECONDS = 60.0
+PAUSE_SECONDS = 0.1
+"""Between two batches, for everybody else."""
 
-_INBOX = """
-DELETE FROM covey.inbox WHERE id IN (
-    SELECT i.id FROM covey.inbox i
-    WHERE i.received_at < now() - $1::interval
-      AND NOT EXISTS (SELECT FROM covey.inbox_pending p WHERE p.lane = covey.lane(i.key) AND p.position = i.position)
-      AND NOT EXISTS (SELECT FROM covey.inbox_held h WHERE h.key = i.key AND h.position = i.position)
-    LIMIT $2)
-"""
-_OUTBOX = """
-DELETE FROM covey.outbox WHERE position IN (
-    SELECT o.position FROM covey.outbox o
-    WHERE o.created_at < now() - $1::interval
-      AND NOT EXISTS (SELECT FROM covey.outbox_pending p WHERE p.position = o.position)
-    LIMIT $2)
-"""
-_REPLY = """
-DELETE FROM covey.reply WHERE command_id IN (
-    SELECT command_id FROM covey.reply WHERE at < now() - $1::interval LIMIT $2)
-"""
-_IDEMPOTENCY = """
-DELETE FROM covey.idempotency WHERE (scope, key) IN (
-    SELECT scope, key FROM covey.idempotency WHERE created_at < now() - $1::interval LIMIT $2)
-"""
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a function of the schema `covey` forgets, and at what age."""
+
+    function: str
+    age: timedelta
+
 
 RULES = (
-    (_INBOX, INBOX_AGE),
-    (_OUTBOX, OUTBOX_AGE),
-    (_REPLY, INBOX_AGE),
-    (_IDEMPOTENCY, IDEMPOTENCY_AGE),
+    Rule("forget_inbox", INBOX_AGE),
+    Rule("forget_outbox", OUTBOX_AGE),
+    Rule("forget_replies", INBOX_AGE),
+    Rule("forget_idempotency", IDEMPOTENCY_AGE),
 )
 
 
 class Retention:
-    """Cleans the tables of one service; one replica has this role."""
+    """Cleans tables of one service by these rules; one replica has this role."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, rules: Sequence[Rule] = RULES) -> None:
         self._database = database
+        self._rules = rules
 
     async def run(self) -> None:
         """Clean until cancelled; an error ends the role, and whoever gets it next goes on."""
         while True:
-            for statement, age in RULES:
-                await self._clean_all(statement, age)
+            await self.clean()
             await asyncio.sleep(PERIOD_SECONDS)
 
-    async def _clean_all(self, statement: str, age: timedelta) -> None:
-        """Remove batch after batch, with a pause between them for everybody else."""
-        removed = BATCH
-        while removed == BATCH:
-            removed = await self.clean(statement, age)
-            await asyncio.sleep(0.1)
+    async def clean(self) -> None:
+        """Remove all that is to go now, batch after batch."""
+        for rule in self._rules:
+            place: int | None = 0
+            while place is not None:
+                place = await self.step(rule, place)
+                await asyncio.sleep(PAUSE_SECONDS)
 
-    async def clean(self, statement: str, age: timedelta) -> int:
-        """Remove at most one batch; return how many rows went."""
+    async def step(self, rule: Rule, place: int = 0) -> int | None:
+        """Remove one batch at the most; return where the next begins, or None when nothing behind is old enough."""
         async with self._database.acquire() as connection:
             with translated():
-                return int((await connection.execute(statement, age, BATCH)).rpartition(" ")[2])
+                old, last = await connection.fetchrow(
+                    f"SELECT * FROM covey.{rule.function}($1, $2, $3)", rule.age, BATCH, place
+                )
+        return last if old else None

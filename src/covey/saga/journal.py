@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pydantic_core
 
+from covey.messaging.retention import Rule
 from covey.messaging.storable import clean
 from covey.saga.machine import Compensated, Compensating, Completed, Running, State
 from covey.work.unit_of_work import Work
@@ -18,6 +19,9 @@ from covey.work.unit_of_work import Work
 _COLUMNS = "id, name, version, status, step, attempts, refusals, waiting, data, reason, logged, token"
 _LOAD = f"SELECT {_COLUMNS}, extract(epoch FROM clock_timestamp() - moved_at)::float8 FROM covey.load_sagas($1)"
 _HISTORY = "SELECT step, what, detail, at, message_id FROM covey.saga_log WHERE saga_id = $1 ORDER BY n"
+
+SAGAS = (Rule("forget_sagas", timedelta(days=90)),)
+"""How long a saga that has ended is there to be looked at, with its history."""
 
 
 @dataclass(slots=True)

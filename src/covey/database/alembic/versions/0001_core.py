@@ -100,7 +100,6 @@ CREATE TABLE covey.inbox (
     received_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX inbox_key ON covey.inbox (key);
-CREATE INDEX inbox_age ON covey.inbox USING brin (received_at);
 
 -- Ready to be handled. The lane (a hash of the key) is what workers lock: one worker has all messages of a key.
 CREATE TABLE covey.inbox_pending (
@@ -148,7 +147,7 @@ CREATE TABLE covey.reply (
     body        bytea NOT NULL,
     at          timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX reply_age ON covey.reply USING brin (at);
+CREATE INDEX reply_age ON covey.reply (at);
 
 CREATE FUNCTION covey.keep_replies(p_command_ids uuid[], p_streams text[], p_keys text[], p_bodies bytea[])
 RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
@@ -589,6 +588,7 @@ CREATE TABLE covey.saga (
 ) WITH (fillfactor = 70);
 CREATE INDEX saga_due ON covey.saga (deadline) WHERE deadline IS NOT NULL;
 CREATE INDEX saga_open ON covey.saga (started_at) WHERE ended_at IS NULL;
+CREATE INDEX saga_ended ON covey.saga (ended_at) WHERE ended_at IS NOT NULL;
 
 CREATE TABLE covey.saga_log (
     saga_id     uuid NOT NULL,
@@ -687,14 +687,87 @@ CREATE TABLE covey.idempotency (
     created_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (scope, key)
 );
-CREATE INDEX idempotency_age ON covey.idempotency USING brin (created_at);
+CREATE INDEX idempotency_age ON covey.idempotency (created_at);
+"""
+
+RETENTION = """
+-- Each forgets what is older than an age among the next rows from a place on, oldest first, but not what is needed.
+-- Returns how many were that old, and the place of the last row; what is kept is passed over, so a thousand dead
+-- letters cost one look. Places are positions, which an index has in order. A BRIN index of times is of no use here:
+-- once the room of rows that went is taken by new ones, it tells nothing any more.
+CREATE FUNCTION covey.forget_inbox(p_age interval, p_limit int, p_after bigint)
+RETURNS TABLE (o_old bigint, o_place bigint) LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    RETURN QUERY
+        WITH next AS MATERIALIZED (
+            SELECT position, key, received_at < now() - p_age AS old FROM covey.inbox
+            WHERE position > p_after ORDER BY position LIMIT p_limit
+        ), gone AS (
+            DELETE FROM covey.inbox i USING next n
+            WHERE n.old AND i.position = n.position
+              AND NOT EXISTS (SELECT FROM covey.inbox_pending p
+                              WHERE p.lane = covey.lane(n.key) AND p.position = n.position)
+              AND NOT EXISTS (SELECT FROM covey.inbox_held h WHERE h.key = n.key AND h.position = n.position)
+        )
+        SELECT count(*) FILTER (WHERE old), max(position) FROM next;
+END $$;
+
+CREATE FUNCTION covey.forget_outbox(p_age interval, p_limit int, p_after bigint)
+RETURNS TABLE (o_old bigint, o_place bigint) LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    RETURN QUERY
+        WITH next AS MATERIALIZED (
+            SELECT position, created_at < now() - p_age AS old FROM covey.outbox
+            WHERE position > p_after ORDER BY position LIMIT p_limit
+        ), gone AS (
+            DELETE FROM covey.outbox o USING next n
+            WHERE n.old AND o.position = n.position
+              AND NOT EXISTS (SELECT FROM covey.outbox_pending p WHERE p.position = n.position)
+        )
+        SELECT count(*) FILTER (WHERE old), max(position) FROM next;
+END $$;
+
+-- Of these nothing is kept: the oldest row is the next to go, and the place is always the beginning.
+CREATE FUNCTION covey.forget_replies(p_age interval, p_limit int, p_after bigint)
+RETURNS TABLE (o_old bigint, o_place bigint) LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    RETURN QUERY
+        WITH gone AS (
+            DELETE FROM covey.reply WHERE command_id = ANY (ARRAY(
+                SELECT command_id FROM covey.reply WHERE at < now() - p_age ORDER BY at LIMIT p_limit)) RETURNING 1
+        )
+        SELECT count(*), 0::bigint FROM gone;
+END $$;
+
+CREATE FUNCTION covey.forget_idempotency(p_age interval, p_limit int, p_after bigint)
+RETURNS TABLE (o_old bigint, o_place bigint) LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    RETURN QUERY
+        WITH old AS MATERIALIZED (
+            SELECT scope, key FROM covey.idempotency WHERE created_at < now() - p_age ORDER BY created_at LIMIT p_limit
+        ), gone AS (
+            DELETE FROM covey.idempotency i USING old WHERE i.scope = old.scope AND i.key = old.key RETURNING 1
+        )
+        SELECT count(*), 0::bigint FROM gone;
+END $$;
+
+-- A saga that has ended goes with its history.
+CREATE FUNCTION covey.forget_sagas(p_age interval, p_limit int, p_after bigint)
+RETURNS TABLE (o_old bigint, o_place bigint) LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    old uuid[] := ARRAY(SELECT id FROM covey.saga WHERE ended_at < now() - p_age ORDER BY ended_at LIMIT p_limit);
+BEGIN
+    DELETE FROM covey.saga_log WHERE saga_id = ANY (old);
+    DELETE FROM covey.saga WHERE id = ANY (old);
+    RETURN QUERY SELECT cardinality(old)::bigint, 0::bigint;
+END $$;
 """
 
 
 def upgrade() -> None:
     """Create the schema `covey`, owned by the service's role."""
     op.execute("CREATE SCHEMA IF NOT EXISTS covey")
-    for part in (OUTBOX, INBOX, SAGA, IDEMPOTENCY):
+    for part in (OUTBOX, INBOX, SAGA, IDEMPOTENCY, RETENTION):
         op.execute(part.replace("{planner}", PLANNER))
 
 

@@ -1,0 +1,79 @@
+"""The mail sink's SMTP interface (RFC 5321), on aiosmtpd."""
+
+from __future__ import annotations
+
+import asyncio
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from covey.clock import Clock
+from mail_sink.behaviour import Behaviour, Mode
+from mail_sink.book import Book, Mail
+
+_NAME = "mail-sink.example"
+
+
+def connection(book: Book, behaviour: Behaviour, clock: Clock, slow_seconds: float) -> asyncio.BaseProtocol:
+    """Return what talks to the client of a new connection."""
+    if not behaviour.connects():
+        return _Cut()
+    handler = _Conversation(book, behaviour, clock, slow_seconds)
+    return SMTP(handler, hostname=_NAME, ident="mail sink", loop=asyncio.get_running_loop())
+
+
+class _Cut(asyncio.Protocol):
+    """Hangs up at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+class _Conversation:
+    """What is decided while one client talks; a mail goes as its last mailbox has it."""
+
+    def __init__(self, book: Book, behaviour: Behaviour, clock: Clock, slow_seconds: float) -> None:
+        self._book = book
+        self._behaviour = behaviour
+        self._clock = clock
+        self._slow_seconds = slow_seconds
+        self._mode = Mode.ACCEPT
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Take a mailbox, or say why not."""
+        self._mode = self._behaviour.next(address)
+        if self._mode is Mode.REFUSE:
+            return f"550 5.1.1 <{address}>: no such mailbox"
+        if self._mode is Mode.BUSY:
+            return f"451 4.3.2 <{address}>: try again later"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Keep the mail, then answer, perhaps late or not at all."""
+        await self._book.keep(_mail(envelope, self._clock))
+        if self._mode is Mode.DROP and server.transport is not None:
+            server.transport.close()
+        if self._mode in (Mode.DROP, Mode.SILENT):
+            await asyncio.Event().wait()  # it is cancelled when the connection is gone
+        if self._mode is Mode.SLOW:
+            await self._clock.sleep(self._slow_seconds)
+        return "250 2.0.0 OK: kept"
+
+
+def _mail(envelope: Envelope, clock: Clock) -> Mail:
+    content = envelope.content if isinstance(envelope.content, bytes) else b""
+    message = message_from_bytes(content, EmailMessage, policy=policy.default)
+    body = message.get_body(("plain",))
+    return Mail(
+        at=clock.now().isoformat(),
+        sender=envelope.mail_from or "",
+        to=list(envelope.rcpt_tos),
+        message_id=str(message["Message-ID"] or ""),
+        order=str(message["X-Order-ID"] or ""),
+        subject=str(message["Subject"] or ""),
+        text=body.get_content().replace("\r\n", "\n") if body is not None else "",
+    )

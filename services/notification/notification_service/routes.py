@@ -1,0 +1,77 @@
+"""Notifications over HTTP: what was sent, to whom, when, and what was not and why."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from covey.errors import Invalid, NotFound
+from covey.http.idempotency import IdempotentRoute
+from covey.http.transaction import Transaction
+from notification_service import storage
+from notification_service.domain import MailId, OrderId, Status, UserId
+from notification_service.storage import Stored
+
+api = APIRouter(prefix="/api/v1", tags=["notifications"], route_class=IdempotentRoute)
+
+
+class NotificationView(BaseModel):
+    """A notification as it is shown. `attempts` is how often it was, or may have been, handed to the mail server."""
+
+    id: MailId
+    order_id: OrderId
+    user_id: UserId
+    status: Status
+    reason: str | None
+    attempts: int
+    asked_at: datetime
+    settled_at: datetime | None
+
+
+class NotificationList(BaseModel):
+    """Several notifications, newest first."""
+
+    notifications: list[NotificationView]
+
+
+@api.get("/notifications/{notification_id}")
+async def get_notification(notification_id: MailId, work: Transaction) -> NotificationView:
+    """Return a notification."""
+    stored = await storage.by_id(work, notification_id)
+    if stored is None:
+        raise NotFound(f"there is no notification {notification_id}")
+    return _view(stored)
+
+
+@api.get("/notifications")
+async def list_notifications(
+    work: Transaction,
+    order_id: OrderId | None = None,
+    user_id: UserId | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> NotificationList:
+    """Return the newest notifications about an order, or to a user."""
+    if order_id is not None and user_id is None:
+        found = await storage.of_order(work, order_id, limit)
+    elif user_id is not None and order_id is None:
+        found = await storage.of_user(work, user_id, limit)
+    else:
+        raise Invalid("say which: order_id or user_id, one of them")
+    return NotificationList(notifications=[_view(stored) for stored in found])
+
+
+def _view(stored: Stored) -> NotificationView:
+    mail = stored.mail
+    return NotificationView(
+        id=mail.id,
+        order_id=mail.order_id,
+        user_id=mail.user_id,
+        status=mail.status,
+        reason=mail.reason,
+        attempts=mail.attempts,
+        asked_at=stored.asked_at,
+        settled_at=stored.settled_at,
+    )

@@ -1,0 +1,91 @@
+"""An account: who somebody is, how to reach them, and what they want to hear of.
+
+    User ──→ Closed
+
+A closed account is a tombstone: its personal data is erased, its id and version stay, so that nobody who knows an
+earlier version takes it for the newest. Pure: no I/O and no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NewType
+from uuid import UUID
+
+from covey.errors import Conflict, Invalid
+
+UserId = NewType("UserId", UUID)
+
+MAX_NAME_LENGTH = 100
+MAX_AGE = 150
+
+MAX_EMAIL_LENGTH = 254
+EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+$"
+"""What HTML takes for an e-mail address (WHATWG), with a dot in its domain: ASCII, so that its case can be folded."""
+
+PHONE = r"^\+[1-9][0-9]{6,14}$"
+"""A number with its country, as ITU-T E.164 writes it."""
+
+LOCALE = r"^[a-z]{2}(-[A-Z]{2})?$"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Who somebody is. All of it is personal data."""
+
+    name: str
+    email: str
+    phone: str | None = None
+    age: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or len(self.name) > MAX_NAME_LENGTH:
+            raise Invalid(f"a name has 1 to {MAX_NAME_LENGTH} characters and is not blank")
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What somebody wants mail about, and in which language. Advertising is for those who asked for it."""
+
+    order_mail: bool = True
+    marketing_mail: bool = False
+    locale: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An open account. `version` counts its changes, so that a reader can tell an older state from a newer one."""
+
+    id: UserId
+    profile: Profile
+    preferences: Preferences = Preferences()
+    version: int = 1
+
+    def with_profile(self, profile: Profile, seen: int) -> User:
+        """Return the next version. `seen` is the version that the caller has read; Conflict if it is an old one."""
+        self._require(seen)
+        return replace(self, profile=profile, version=self.version + 1)
+
+    def with_preferences(self, preferences: Preferences, seen: int) -> User:
+        """Return the next version. `seen` is the version that the caller has read; Conflict if it is an old one."""
+        self._require(seen)
+        return replace(self, preferences=preferences, version=self.version + 1)
+
+    def closed(self) -> Closed:
+        """Return what stays of the account."""
+        return Closed(self.id, self.version + 1)
+
+    def _require(self, seen: int) -> None:
+        if seen != self.version:
+            raise Conflict(f"the user has changed: version {seen} was read, and it is at version {self.version}")
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed account."""
+
+    id: UserId
+    version: int
+
+
+Account = User | Closed

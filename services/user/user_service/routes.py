@@ -1,0 +1,223 @@
+"""Users over HTTP: their profile, their preferences, and the end of their account."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from covey.errors import NotFound
+from covey.http.idempotency import IdempotentRoute
+from covey.http.transaction import Transaction
+from covey.ids import new_id
+from user_service import storage
+from user_service.domain import (
+    EMAIL,
+    LOCALE,
+    MAX_AGE,
+    MAX_EMAIL_LENGTH,
+    MAX_NAME_LENGTH,
+    PHONE,
+    Account,
+    Closed,
+    Preferences,
+    Profile,
+    User,
+    UserId,
+)
+from user_service.messages import user_changed
+
+api = APIRouter(prefix="/api/v1", tags=["users"], route_class=IdempotentRoute)
+
+Version = Annotated[int, Field(strict=True, ge=1, description="the version that was read: 409 when another is current")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChosenPreferences(_Request):
+    """What a user wants mail about, and in which language."""
+
+    order_mail: bool = Field(strict=True)
+    marketing_mail: bool = Field(strict=True)
+    locale: str = Field(pattern=LOCALE)
+
+    def preferences(self) -> Preferences:
+        """Return them as the domain knows them."""
+        return Preferences(self.order_mail, self.marketing_mail, self.locale)
+
+
+class ChangedPreferences(ChosenPreferences):
+    """The preferences as they shall be."""
+
+    version: Version
+
+
+class _ProfileRequest(_Request):
+    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
+    email: str = Field(max_length=MAX_EMAIL_LENGTH, pattern=EMAIL)
+    phone: str | None = Field(default=None, pattern=PHONE)
+    age: int | None = Field(default=None, strict=True, ge=0, le=MAX_AGE)
+
+    def profile(self) -> Profile:
+        """Return it as the domain knows it."""
+        return Profile(self.name, self.email, self.phone, self.age)
+
+
+class NewUser(_ProfileRequest):
+    """Somebody who opens an account. Without preferences they get mail about their orders, in English."""
+
+    preferences: ChosenPreferences | None = None
+
+
+class ChangedProfile(_ProfileRequest):
+    """A profile as it shall be, whole."""
+
+    version: Version
+
+
+class UserView(BaseModel):
+    """A user as they are shown."""
+
+    id: UserId
+    name: str
+    email: str
+    phone: str | None
+    age: int | None
+    version: int
+
+
+class UserList(BaseModel):
+    """A page of users in order of their ids. `next` is what to pass as `after`; null at the end."""
+
+    users: list[UserView]
+    next: UserId | None
+
+
+class PreferencesView(BaseModel):
+    """The preferences of a user. `version` is the user's."""
+
+    order_mail: bool
+    marketing_mail: bool
+    locale: str
+    version: int
+
+
+class Announcement(_Request):
+    """Which users to announce: up to `limit` of them, in order of their ids, from the one after `after` on."""
+
+    after: UserId | None = None
+    limit: int = Field(default=200, strict=True, ge=1, le=500)
+
+
+class Announced(BaseModel):
+    """How many users were announced. `next` is what to pass as `after`; null when these were the last."""
+
+    announced: int
+    next: UserId | None
+
+
+@api.post("/users", status_code=201)
+async def create_user(body: NewUser, work: Transaction, response: Response) -> UserView:
+    """Open an account, and tell others. 409 when an open one has this e-mail, whatever the case of its letters."""
+    chosen = body.preferences.preferences() if body.preferences else Preferences()
+    user = User(UserId(new_id()), body.profile(), chosen)
+    await storage.add(work, user)
+    work.publish(user_changed(user))
+    response.headers["Location"] = f"/api/v1/users/{user.id}"
+    return _view(user)
+
+
+@api.get("/users/{user_id}")
+async def get_user(user_id: UserId, work: Transaction) -> UserView:
+    """Return a user; of a closed account nothing is left to show."""
+    return _view(_open(await storage.by_id(work, user_id), user_id))
+
+
+@api.get("/users")
+async def list_users(
+    work: Transaction, after: UserId | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
+) -> UserList:
+    """Return users in order of their ids, from the one after `after` on."""
+    users = await storage.users_after(work, after, limit)
+    return UserList(users=[_view(user) for user in users], next=users[-1].id if len(users) == limit else None)
+
+
+@api.put("/users/{user_id}")
+async def change_profile(user_id: UserId, body: ChangedProfile, work: Transaction) -> UserView:
+    """Replace the profile, and tell others."""
+    found = _open(await storage.to_change(work, user_id), user_id)
+    user = found.with_profile(body.profile(), body.version)
+    await storage.change(work, user)
+    work.publish(user_changed(user))
+    return _view(user)
+
+
+@api.delete("/users/{user_id}", status_code=204)
+async def close_account(user_id: UserId, work: Transaction) -> None:
+    """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing."""
+    account = await storage.to_change(work, user_id)
+    if isinstance(account, Closed):
+        return
+    closed = _open(account, user_id).closed()
+    await storage.close(work, closed)
+    work.publish(user_changed(closed))
+
+
+@api.get("/users/{user_id}/preferences")
+async def get_preferences(user_id: UserId, work: Transaction) -> PreferencesView:
+    """Return what a user wants mail about, and in which language."""
+    return _preferences(_open(await storage.by_id(work, user_id), user_id))
+
+
+@api.put("/users/{user_id}/preferences")
+async def change_preferences(user_id: UserId, body: ChangedPreferences, work: Transaction) -> PreferencesView:
+    """Replace the preferences, and tell others."""
+    found = _open(await storage.to_change(work, user_id), user_id)
+    user = found.with_preferences(body.preferences(), body.version)
+    await storage.change(work, user)
+    work.publish(user_changed(user))
+    return _preferences(user)
+
+
+@api.post("/users/announcements", status_code=202)
+async def announce_users(body: Announcement, work: Transaction) -> Announced:
+    """Publish users again as they are now: a snapshot for a reader that came too late for the events.
+
+    Closed accounts too, for a reader may still hold what it was told before. One that knows a user already drops
+    what is not newer, so this harms nobody.
+    """
+    accounts = await storage.accounts_after(work, body.after, body.limit)
+    for account in accounts:
+        work.publish(user_changed(account))
+    return Announced(announced=len(accounts), next=accounts[-1].id if len(accounts) == body.limit else None)
+
+
+def _open(found: Account | None, user_id: UserId) -> User:
+    if not isinstance(found, User):
+        raise NotFound(f"there is no user {user_id}")
+    return found
+
+
+def _view(user: User) -> UserView:
+    profile = user.profile
+    return UserView(
+        id=user.id,
+        name=profile.name,
+        email=profile.email,
+        phone=profile.phone,
+        age=profile.age,
+        version=user.version,
+    )
+
+
+def _preferences(user: User) -> PreferencesView:
+    chosen = user.preferences
+    return PreferencesView(
+        order_mail=chosen.order_mail,
+        marketing_mail=chosen.marketing_mail,
+        locale=chosen.locale,
+        version=user.version,
+    )

@@ -1,0 +1,114 @@
+"""Accounts in PostgreSQL. That no two open ones share an e-mail is the business of a unique index, also in a race."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from covey.errors import Conflict, ConstraintViolated
+from covey.work.unit_of_work import Work
+from user_service.domain import Account, Closed, Preferences, Profile, User, UserId
+
+_BEFORE_ALL = UUID(int=0)
+
+
+async def add(work: Work, user: User) -> None:
+    """Insert a new account. Raises Conflict when another open one has its e-mail."""
+    added = await work.fetchval(
+        """
+        INSERT INTO account (id, version, name, email, phone, age, order_mail, marketing_mail, locale)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        ON CONFLICT (lower(email COLLATE "C")) DO NOTHING RETURNING id
+        """,
+        *_values(user),
+    )
+    if added is None:
+        raise _taken()
+
+
+async def change(work: Work, user: User) -> None:
+    """Write the new state of an open account. Raises Conflict when another open one has its e-mail."""
+    try:
+        await work.execute(
+            """
+            UPDATE account SET version = $2, name = $3, email = $4, phone = $5, age = $6, order_mail = $7,
+                marketing_mail = $8, locale = $9
+            WHERE id = $1
+            """,
+            *_values(user),
+        )
+    except ConstraintViolated as error:
+        if error.constraint != "account_email":
+            raise
+        raise _taken() from None  # its text quotes the e-mail
+
+
+async def close(work: Work, closed: Closed) -> None:
+    """Erase the personal data of an account, and keep that there was one."""
+    await work.execute(
+        """
+        UPDATE account SET version = $2, name = NULL, email = NULL, phone = NULL, age = NULL, order_mail = false,
+            marketing_mail = false, locale = NULL, closed_at = clock_timestamp()
+        WHERE id = $1
+        """,
+        closed.id,
+        closed.version,
+    )
+
+
+async def by_id(work: Work, user_id: UserId) -> Account | None:
+    """Return an account, or None when there never was one."""
+    row = await work.fetchrow("SELECT * FROM account WHERE id = $1", user_id)
+    return _account(row) if row else None
+
+
+async def to_change(work: Work, user_id: UserId) -> Account | None:
+    """Return an account and keep others from changing it until the transaction ends."""
+    row = await work.fetchrow("SELECT * FROM account WHERE id = $1 FOR UPDATE", user_id)
+    return _account(row) if row else None
+
+
+async def users_after(work: Work, after: UserId | None, limit: int) -> list[User]:
+    """Return up to `limit` open accounts in order of their ids, from the one after `after` on."""
+    rows = await work.fetch(
+        "SELECT * FROM account WHERE id > $1 AND closed_at IS NULL ORDER BY id LIMIT $2", after or _BEFORE_ALL, limit
+    )
+    return [_user(row) for row in rows]
+
+
+async def accounts_after(work: Work, after: UserId | None, limit: int) -> list[Account]:
+    """Return up to `limit` accounts, closed ones too, in order of their ids, from the one after `after` on."""
+    rows = await work.fetch("SELECT * FROM account WHERE id > $1 ORDER BY id LIMIT $2", after or _BEFORE_ALL, limit)
+    return [_account(row) for row in rows]
+
+
+def _taken() -> Conflict:
+    return Conflict("another account has this e-mail address")
+
+
+def _values(user: User) -> tuple[Any, ...]:
+    profile, preferences = user.profile, user.preferences
+    return (
+        user.id,
+        user.version,
+        profile.name,
+        profile.email,
+        profile.phone,
+        profile.age,
+        preferences.order_mail,
+        preferences.marketing_mail,
+        preferences.locale,
+    )
+
+
+def _account(row: Any) -> Account:
+    return _user(row) if row["closed_at"] is None else Closed(UserId(row["id"]), row["version"])
+
+
+def _user(row: Any) -> User:
+    return User(
+        UserId(row["id"]),
+        Profile(row["name"], row["email"], row["phone"], row["age"]),
+        Preferences(row["order_mail"], row["marketing_mail"], row["locale"]),
+        row["version"],
+    )
