@@ -236,6 +236,10 @@ async def test_each_has_its_own_settings_and_log_and_what_ends_one_ends_and_star
     said: list[str] = []
     async with up(pair_root, given) as system:
         alpha, beta = await told(system, "alpha"), await told(system, "beta")
+        for count in (0, 2):
+            with pytest.raises(ConfigurationError, match=f"alpha has {count} replicas, and in one process"):
+                await system.scale("alpha", count)
+
         (pair_root / "beta-dies").touch()
         await eventually(lambda: system.units["alpha"].restarts == 1, _PATIENCE)
         await system.units["alpha"].up()
