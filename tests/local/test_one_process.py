@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
@@ -22,12 +23,15 @@ import pytest
 from covey.errors import ConfigurationError
 from covey.ids import new_id
 from covey.local.environment import write_environment
+from covey.local.host import Guest, host
 from covey.local.logs import as_it_is, show_logs
 from covey.local.reload import reload_on_change
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.state import log_of
 from covey.local.status import read_status
 from covey.local.unit import StartFailed, Unit, Waiting
+from covey.service import Parts, Service, last_words
+from covey.settings import ServiceSettings
 from covey.testing.collector import FakeCollector
 from covey.testing.eventually import eventually
 from shop.auditor import audit
@@ -252,6 +256,10 @@ async def test_each_has_its_own_settings_and_log_and_what_ends_one_ends_and_star
     said: list[str] = []
     async with up(pair_root, given) as system:
         alpha, beta = await told(system, "alpha"), await told(system, "beta")
+        for count in (0, 2):
+            with pytest.raises(ConfigurationError, match=f"alpha has {count} replicas, and in one process"):
+                await system.scale("alpha", count)
+
         (pair_root / "beta-dies").touch()
         await eventually(lambda: system.units["alpha"].restarts == 1, _PATIENCE)
         await system.units["alpha"].up()
@@ -363,6 +371,31 @@ async def test_modules_of_one_name_in_two_services_are_named_with_who_asked(pair
 
 
 @pytest.mark.slow
+def test_one_that_never_gets_started_does_not_keep_the_end_of_another_from_being_told(
+    make_database: Callable[[], str],
+) -> None:
+    @asynccontextmanager
+    async def waits(settings: ServiceSettings) -> AsyncIterator[Parts]:
+        await asyncio.Event().wait()
+        yield Parts()
+
+    @asynccontextmanager
+    async def fails(settings: ServiceSettings) -> AsyncIterator[Parts]:
+        raise RuntimeError("no licence")
+        yield Parts()
+
+    settings = ServiceSettings(database_url=make_database(), nats_url="nats://127.0.0.1:1", drain_timeout=timedelta(0))
+    guests = [Guest(part.__name__, Service(part.__name__, part), settings) for part in (waits, fails)]
+
+    failed = asyncio.run(host(guests))
+
+    assert {name: last_words(name, error) for name, error in failed.items()} == {
+        "waits": "waits: it was cancelled",
+        "fails": "fails: RuntimeError: no licence",
+    }
+
+
+@pytest.mark.slow
 async def test_a_debugger_that_was_attached_once_steps_through_an_order(
     shop_root: Path, given: Mapping[str, str]
 ) -> None:
@@ -382,15 +415,18 @@ async def test_a_debugger_that_was_attached_once_steps_through_an_order(
         )
         assert debugged.stdin is not None
         assert debugged.stdout is not None
-        await eventually(lambda: is_ready(system, "payment"), _PATIENCE)
-        product = await shop.product()
-        placing = asyncio.create_task(shop.client.place(order_of({product: 1})))
-        for function in stops.values():
-            await debugged.stdout.readuntil(f"{function}()\n".encode())
-            debugged.stdin.write(b"continue\n")
-        order = await shop.client.settled((await placing).id)
-        debugged.kill()
-        await debugged.communicate()
+        try:
+            for service in SERVICES:
+                await eventually(partial(is_ready, system, service), _PATIENCE)
+            product = await shop.product()
+            placing = asyncio.create_task(shop.client.place(order_of({product: 1})))
+            for function in stops.values():
+                await debugged.stdout.readuntil(f"{function}()\n".encode())
+                debugged.stdin.write(b"continue\n")
+            order = await shop.client.settled((await placing).id)
+        finally:
+            debugged.kill()
+            await debugged.communicate()
 
     assert order["status"] == "confirmed"
 

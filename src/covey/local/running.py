@@ -121,7 +121,7 @@ class RunningSystem:
         The last ones go first, and drain. Raises StartFailed, and ConfigurationError when services share a process.
         """
         if self._options.one_process:
-            _require_single(self.system, {service: count})
+            _require_single(self.system, {**self._options.replicas, service: count})
         surplus = self.replicas(service)[count:]
         await asyncio.gather(*(unit.stop(_DRAIN_SECONDS) for unit in surplus))
         for unit in surplus:
@@ -220,7 +220,7 @@ def _each(units: Iterable[Unit]) -> list[Unit]:
 def _require_single(system: System, replicas: Mapping[str, int]) -> None:
     """Raise ConfigurationError for a service of several replicas: in one process they would share what they are for."""
     for name, entry in system.services.items():
-        if (count := replicas.get(name, entry.replicas)) > 1:
+        if (count := replicas.get(name, entry.replicas)) != 1:
             raise ConfigurationError(
                 f"{name} has {count} replicas, and in one process every service runs once:"
                 f" say --replicas {name}=1, or leave --one-process out"
