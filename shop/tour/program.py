@@ -122,7 +122,7 @@ ACTS = (
             "again, past the services' code, and held against each other, rule by rule.",
         ),
         after=(
-            "The crash test does this after a kill at each of 2,800 points of an order.",
+            "The crash test does this after a kill at each of 3,300 points of an order.",
             "Next: write a service (examples/first-service), then break it the same way.",
         ),
         page="docs/tour.md",

@@ -440,18 +440,13 @@ async def test_a_second_mail_about_an_order_is_found(books: Written) -> None:
     assert await found(books) == [f"order {books.confirmed}: the mail server has 2 different mails about it"]
 
 
-async def test_a_copy_of_a_mail_that_was_handed_over_once_is_found(books: Written) -> None:
+async def test_a_copy_of_a_mail_is_found_unless_it_was_handed_over_again(books: Written) -> None:
     await books.mail(books.mail_id, books.confirmed)
 
     (copy,) = await found(books)
-
-    assert copy == f"order {books.confirmed}: its mail was handed over 1 times, and has arrived 2 times"
-
-
-async def test_a_copy_of_a_mail_that_was_handed_over_again_is_right(books: Written) -> None:
-    await books.mail(books.mail_id, books.confirmed)
     await books.tamper("notification", "UPDATE mail SET attempts = 2")
 
+    assert copy == f"order {books.confirmed}: its mail was handed over 1 times, and has arrived 2 times"
     assert await found(books) == []
 
 
