@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[2] / "examples" / "first-service"
 CHOICES = ("tea", "coffee", "water")
 
 
-@pytest.mark.parametrize("one_process", [False, True])
+@pytest.mark.parametrize("one_process", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_every_accepted_vote_is_counted_once_though_the_service_is_killed(
     tmp_path: Path, one_process: bool
 ) -> None:

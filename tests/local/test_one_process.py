@@ -291,6 +291,7 @@ async def test_each_has_its_own_settings_and_log_and_what_ends_one_ends_and_star
     assert len(drained) == 3, "at the death of beta, the change and the end"
 
 
+@pytest.mark.slow
 async def test_one_that_cannot_listen_ends_the_other_in_order_and_is_named(
     pair_root: Path, given: Mapping[str, str]
 ) -> None:
