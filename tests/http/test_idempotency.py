@@ -255,6 +255,39 @@ async def test_a_request_that_dies_before_its_commit_leaves_its_key_free(
     assert await effects(database) == 1
 
 
+async def test_a_key_is_not_inherited_by_a_request_that_a_request_makes(make: Make, database: Database) -> None:
+    api = APIRouter(route_class=IdempotentRoute)
+
+    @api.post("/inner")
+    async def inner(work: Transaction) -> str:
+        await work.execute("INSERT INTO orders VALUES ('inner')")
+        return "done"
+
+    @api.post("/outer")
+    async def outer(work: Transaction) -> str:
+        answers.append((await ask(app, "POST", "/inner")).status)
+        later.append(asyncio.create_task(ask(app, "POST", "/inner")))
+        raise Conflict("no")
+
+    answers: list[int] = []
+    later: list[asyncio.Task[Answer]] = []
+    async with database.acquire() as connection:
+        await connection.execute("CREATE TABLE orders (id text)")
+    app = make(api, transactions=Transactions(database, "test"))
+
+    for _ in range(2):
+        assert (await ask(app, "POST", "/outer", headers={"Idempotency-Key": "k"})).status == 409
+    assert answers == [200, 200]
+    assert [(await task).status for task in later] == [200, 200]
+    async with database.acquire() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM covey.idempotency") == 0
+
+
+async def test_a_key_may_have_white_space_around_it(app: Application, database: Database) -> None:
+    assert (await place(app, "key-1")).body == (await place(app, "key-1  ")).body
+    assert await effects(database) == 1
+
+
 async def test_an_answer_of_any_status_and_any_bytes_is_given_again_as_it_was(
     app: Application, database: Database
 ) -> None:

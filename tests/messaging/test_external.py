@@ -17,7 +17,7 @@ from covey.errors import DependencyUnavailable
 from covey.ids import new_id
 from covey.message import Command, Envelope, Refused, Reply
 from covey.messaging.brokers.memory import MemoryBroker
-from covey.messaging.external import GRACE
+from covey.messaging.external import GRACE, SETTLING
 from covey.messaging.options import OWNERS, MessagingOptions
 from covey.messaging.router import Router
 from covey.testing.cable import Cable
@@ -170,6 +170,23 @@ class TestACall:
             await eventually(at_rest)
             go_on.set()
             await handled(shop, 100)
+
+    async def test_whose_answer_takes_for_ever_to_record_keeps_no_other_from_being_recorded(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        class Slow(Provider):
+            async def settle(self, message: Charge, result: str, work: Work) -> Reply:
+                if message.cart.startswith("slow"):
+                    await asyncio.Event().wait()
+                return await super().settle(message, result, work)
+
+        options = quick(handler_timeout=timedelta(milliseconds=200), max_attempts=1)
+        async with replica("shop", shop_url, memory_broker, [Slow().router()], options=options) as shop:
+            await feed.publish([charge(f"slow {n}", n) for n in range(SETTLING)])
+            await feed.publish([charge("good", 1)])
+            await handled(shop, 1)
+
+            assert set((await dead(shop, SETTLING)).values()) == {"TooSlow: settling took longer than 0.2 s"}
 
     async def test_that_was_refused_before_it_is_never_made(
         self, shop: Replica, provider: Provider, feed: Feed

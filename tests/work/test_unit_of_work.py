@@ -477,6 +477,29 @@ class TestThePool:
         async with transactions.begin() as one, transactions.begin() as two:
             assert await one.fetchval("SELECT 1") == await two.fetchval("SELECT 1")
 
+    async def test_is_not_reached_through_a_work_whose_block_has_ended(
+        self, transactions: Transactions, small_pool: Database
+    ) -> None:
+        """A stream or a task that still holds it would write into the transaction of whoever has the connection now."""
+        async with transactions.begin() as old:
+            await old.fetchval("SELECT 1")
+        async with transactions.begin() as one, transactions.begin() as two:
+            for work in (one, two):
+                await work.fetchval("SELECT 1")
+            with pytest.raises(DefinitionError, match="has ended"):
+                await old.execute("INSERT INTO effect VALUES (1)")
+
+        assert await stored(small_pool) == (0, 0, 0)
+
+    async def test_gets_nothing_to_write_from_a_work_whose_block_has_ended(self, transactions: Transactions) -> None:
+        async with transactions.begin() as old:
+            await old.fetchval("SELECT 1")
+
+        with pytest.raises(DefinitionError, match="has ended"):
+            old.defer("INSERT INTO effect VALUES (1)")
+        with pytest.raises(DefinitionError, match="has ended"):
+            old.publish(Placed(order="a"))
+
     async def test_gets_back_a_connection_whose_server_process_died(self, transactions: Transactions) -> None:
         with pytest.raises(DatabaseUnavailable):
             async with transactions.begin() as work:

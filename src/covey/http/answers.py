@@ -18,7 +18,7 @@ from covey.http.arguments import validator
 
 def are_plain(found: RouteContext) -> bool:
     """Tell whether `Answers` makes the answers of a route: FastAPI's default, JSON by pydantic."""
-    return isinstance(found.response_class, DefaultPlaceholder)
+    return isinstance(found.response_class, DefaultPlaceholder) and found.response_class.value is JSONResponse
 
 
 class Answers:

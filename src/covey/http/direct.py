@@ -50,7 +50,8 @@ def is_plain(found: RouteContext) -> bool:
 
 
 def _gives_work(dependant: Dependant) -> bool:
-    return dependant.call is begin and dependant.scope == "function" and dependant.name is not None
+    named = dependant.name is not None and dependant.concurrency is None
+    return dependant.call is begin and dependant.scope == "function" and named
 
 
 class _Direct:

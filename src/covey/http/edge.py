@@ -99,7 +99,7 @@ class Edge:
         options = self._options
         body.check_length(headers.get(b"content-length"), options.max_body_bytes)
         content = await body.read(receive, options.max_body_bytes, options.body_timeout.total_seconds())
-        if b"json" in headers.get(b"content-type", b"json").lower():
+        if b"json" in (headers.get(b"content-type") or b"json").lower():
             body.check_encoding(content)
             body.check_nesting(content, options.max_json_depth)
             body.check_values(content, options.max_json_values)

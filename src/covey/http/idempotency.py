@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from functools import wraps
 from hashlib import sha256
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any
 
 from fastapi import Request, Response
@@ -48,6 +48,8 @@ _PARAMETER = {
 }
 # Cookies are secrets, and the others are the server's to say.
 _NOT_KEPT = frozenset({"content-length", "set-cookie", "date", "connection"})
+
+_STREAMED = "an idempotent route cannot stream its answer: return a model or a Response"
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("covey_idempotent_attempt", default=None)
 
@@ -100,6 +102,7 @@ class _Attempt:
         self._request = request
         self._key = key
         self._claim: Claim | None = None
+        self.begun = False
 
     async def run(self, handle: Callable[[Request], Awaitable[Response]]) -> Response:
         """Have FastAPI handle the request, and keep its answer before FastAPI ends the transaction."""
@@ -110,12 +113,14 @@ class _Attempt:
             return _response(known.answer)
         finally:
             _attempt.reset(token)
-        if self._claim is not None:
-            await self._claim.keep(_answer(response))
+        if self._claim is None:
+            raise DefinitionError(_STREAMED)
+        await self._claim.keep(_answer(response))
         return response
 
     async def begin(self) -> None:
-        """Claim the key, in the transaction that the route is about to use."""
+        """Claim the key, in the transaction that the route is about to use; once, however far this is inherited."""
+        self.begun = True
         request, principal = self._request, context.current().principal or ""
         scope = f"{principal}\x1f{request.method} {template_of(request.scope)}"
         try:
@@ -130,12 +135,14 @@ class _Attempt:
 def _claiming(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """Return the endpoint with the claim before it: behind every dependency, so that nobody unknown gets an answer."""
 
+    if isasyncgenfunction(endpoint) or isgeneratorfunction(endpoint):
+        return endpoint  # its answer is streamed, and cannot be given again
     is_coroutine = iscoroutinefunction(endpoint)
 
     @wraps(endpoint)
     async def claimed(*args: Any, **values: Any) -> Any:
         attempt = _attempt.get()
-        if attempt is not None:
+        if attempt is not None and not attempt.begun:
             await attempt.begin()
         if is_coroutine:
             return await endpoint(*args, **values)
@@ -148,7 +155,7 @@ def _key(request: Request) -> str | None:
     values = request.headers.getlist("idempotency-key")
     if not values:
         return None
-    found = _KEY.fullmatch(values[0])
+    found = _KEY.fullmatch(values[0].strip(" \t"))
     if found is None or len(values) > 1:
         raise Unreadable("Idempotency-Key: send one, of 1 to 255 letters, digits and . _ ~ : / + = -")
     return found["quoted"] or found["bare"]
@@ -165,7 +172,7 @@ async def _fingerprint(request: Request) -> bytes:
 
 def _answer(response: Response) -> Answer:
     if isinstance(response, (StreamingResponse, FileResponse)):
-        raise DefinitionError("an idempotent route cannot stream its answer: return a model or a Response")
+        raise DefinitionError(_STREAMED)
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers]
     return Answer(
         response.status_code,

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,11 +26,11 @@ from covey.context import use
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
 from covey.errors import Contention, CoveyError, DatabaseUnavailable, DependencyUnavailable, PoolExhausted
-from covey.message import Message
+from covey.message import Message, Reply
 from covey.messaging.answers import Answers
 from covey.messaging.delivery import Delivery
 from covey.messaging.ending import end
-from covey.messaging.failure import Failure, judge, leaked
+from covey.messaging.failure import Failure, TooSlow, judge, leaked
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import External, as_reply, is_command
@@ -159,12 +160,25 @@ class Calls:
         """
         while True:
             try:
-                async with self._settling:
+                async with self._place(until):
                     return await write()
             except (DatabaseUnavailable, PoolExhausted, Contention):
                 if time.monotonic() >= until:
                     raise
             await asyncio.sleep(AGAIN_SECONDS * random.uniform(0.5, 1.5))
+
+    @asynccontextmanager
+    async def _place(self, until: float) -> AsyncIterator[None]:
+        """Wait for a place to write, not beyond the lease."""
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                await self._settling.acquire()
+        except TimeoutError:
+            raise PoolExhausted("no place to record what came of a call became free in time") from None
+        try:
+            yield
+        finally:
+            self._settling.release()
 
     async def _ask(self, call: Call) -> Any:
         key = str(call.delivery.command_id or call.delivery.envelope.id)
@@ -184,12 +198,12 @@ class Calls:
         delivery = call.delivery
         async with self._database.acquire() as connection:
             await begin(connection)
+            work = Work(connection, self._service, self._clock)
             try:
                 if not await self._ours(connection, call):
                     await roll_back(connection)
                     return
-                work = Work(connection, self._service, self._clock)
-                reply = await call.registration.effect.settle(call.message, result, work)
+                reply = await self._settled(call, result, work)
                 if is_command(call.registration):
                     self._answers.give(work, delivery, as_reply(reply, delivery.envelope.type))
                 work.collect("finish_held", delivery.envelope.key, delivery.position)
@@ -198,7 +212,21 @@ class Calls:
             except BaseException:
                 await roll_back(connection)
                 raise
+            finally:
+                work.end()
         self._committed(work)
+
+    async def _settled(self, call: Call, result: Any, work: Work) -> Reply | None:
+        """Have the answer recorded in time: one that hangs would keep a place that all calls need."""
+        seconds = self._options.handler_timeout.total_seconds()
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await call.registration.effect.settle(call.message, result, work)
+        except TimeoutError:
+            if limit.expired():
+                raise TooSlow(f"settling took longer than {seconds:g} s") from None
+            raise
 
     async def _set_aside(self, call: Call, until: float, reason: Exception) -> None:
         """Let the key wait before the next attempt. When even that fails its lease runs out, which does the same."""

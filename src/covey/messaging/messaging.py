@@ -99,8 +99,11 @@ class Messaging:
                 yield self
             finally:
                 await self._drain(workers, drain)
+                await end(workers)
+                await self._calls.abandon()
                 await self._roles.leave()
-                await end([roles, *workers])
+                await end([roles])
+                await self._calls.abandon()  # what a reader has begun meanwhile
 
     def add_role(self, name: str, run: Role) -> None:
         """Have one replica of the service run this; before `running`. Two may for a moment believe that they do."""
@@ -145,7 +148,6 @@ class Messaging:
             worker.stop()
         await _finish(asyncio.wait([*workers, *(asyncio.create_task(i.drain()) for i in self._ingests)]), span)
         await _finish(self._calls.drain(), span)
-        await self._calls.abandon()
 
 
 def subscriptions(router: Router, service: str) -> dict[str, list[Topic]]:

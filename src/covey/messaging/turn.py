@@ -269,6 +269,7 @@ class Turns:
         failures[delivery.envelope.key] = judge(delivery, error, self._options, self._patient(delivery))
 
     async def _undo(self, connection: Connection, batch: Batch) -> None:
+        batch.work.end()
         self._calls.give_back(batch.places)
         await roll_back(connection)
 
@@ -438,6 +439,7 @@ class Turns:
         batch.aside.add(key)
 
     def _after_commit(self, batch: Batch) -> None:
+        batch.work.end()
         self._committed(batch.work)
         for failure in batch.failures:
             self._observation.parked(failure.delivery, failure.error, failure.dead, failure.attempts)

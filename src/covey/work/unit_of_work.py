@@ -25,6 +25,8 @@ from covey.work.outbox import PUBLISH, Outgoing, row_of
 
 T = TypeVar("T")
 
+_ENDED = "the block that this Work belongs to has ended: await everything inside it"
+
 Call = tuple[str, list[Any]]
 """A function of the schema `covey`, and its arguments."""
 
@@ -44,6 +46,7 @@ class Work:
         "_first",
         "_opening",
         "_outgoing",
+        "_over",
         "_preceding",
         "_ready",
         "clock",
@@ -67,6 +70,7 @@ class Work:
         self._connect = connect
         self._first = first  # what `connect` calls too; together with the rest if all of it is one statement
         self._ready = connection  # where a statement may run at once
+        self._over = False
         self._preceding: list[Call] = []
         self._opening = False
         self._outgoing = Outgoing(service, clock)
@@ -111,6 +115,7 @@ class Work:
         it rolls back everything.
         """
         refuse_lasting(sql)
+        self._require_open()
         self._deferred.setdefault(sql, []).append(args)
 
     def collect(self, function: str, *row: Any, key: Any = None) -> None:
@@ -119,6 +124,7 @@ class Work:
         All such functions are one round trip, after what was deferred and together with the messages. Of several
         rows with the same `key` the last counts.
         """
+        self._require_open()
         rows = self._collected.setdefault(function, {})
         rows[len(rows) if key is None else key] = row
 
@@ -138,16 +144,27 @@ class Work:
         their commits, and in the order of these calls within one. Raises TooLarge over 900,000 bytes, and
         DefinitionError for an event that belongs to another service.
         """
+        self._require_open()
         return self._outgoing.add(message, headers)
 
     def send(self, envelope: Envelope) -> None:
         """Publish an envelope as it is; for replies and for messages that are made elsewhere. Raises TooLarge."""
+        self._require_open()
         self._outgoing.keep(envelope)
 
     @property
     def plenty(self) -> bool:
         """Tell whether so much is to be published that a batch had better end here."""
         return self._outgoing.plenty
+
+    def end(self) -> None:
+        """End with the block: who still holds it must not reach the connection, which is lent to somebody else then."""
+        self._connection = self._ready = None
+        self._over = True
+
+    def _require_open(self) -> None:
+        if self._over:
+            raise DefinitionError(_ENDED)
 
     async def flush(self) -> None:
         """Write deferred statements and messages. Called at the end; lock no rows after it (see covey.work.outbox)."""
@@ -183,6 +200,7 @@ class Work:
 
     async def _open(self) -> Connection:
         """Begin the transaction, now that there is something to do in it, with what is to precede that."""
+        self._require_open()
         if self._opening:
             raise DefinitionError("a Work runs one statement at a time: await each before the next, without gather()")
         self._opening = True
@@ -239,8 +257,11 @@ class Transactions:
                 " effect: begin one first (SQLAlchemy begins it with the first statement: `await session.flush()`)"
             )
         work = Work(connection, self.service, self.clock)
-        yield work
-        await work.flush()
+        try:
+            yield work
+            await work.flush()
+        finally:
+            work.end()
 
     def committed(self, work: Work) -> None:
         """Tell whoever waits for messages that this work has committed."""
@@ -276,6 +297,7 @@ class Begun:
                 committed = True
         finally:
             self._over = True
+            self._work.end()
             await self._release(committed)
         if error is None:
             self._transactions.committed(self._work)
@@ -290,7 +312,7 @@ class Begun:
         self._connection = await self._acquired.__aenter__()
         try:
             if self._over:
-                raise DefinitionError("the block that this Work belongs to has ended: await everything inside it")
+                raise DefinitionError(_ENDED)
             await begin(self._connection)
         except BaseException:
             await self._release(committed=False)
