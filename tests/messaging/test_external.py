@@ -267,7 +267,7 @@ class TestACall:
             return key
 
         provider.answer = down
-        soon = await shop.fetchval("SELECT (clock_timestamp() + interval '300 ms')::text")
+        soon = await shop.fetchval("SELECT (clock_timestamp() + interval '1500 ms')::text")
         await feed.publish([charge("a", 1, deadline=datetime.fromisoformat(soon).isoformat()), charge("a", 2)])
         await handled(shop, 1)
 
