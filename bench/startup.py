@@ -71,7 +71,8 @@ def _up_s() -> tuple[float, float]:
         project = Path(folder) / "shop"
         project.mkdir()
         shutil.copy(PROJECT / "covey.toml", project)
-        shutil.copytree(PROJECT / "services", project / "services")
+        for part in ("services", "shop"):
+            shutil.copytree(PROJECT / part, project / part)
         return _up_once(project), _up_once(project)
 
 
