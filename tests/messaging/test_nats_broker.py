@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -19,12 +20,21 @@ from nats.js.api import ConsumerInfo
 from covey.errors import BrokerUnavailable, ConfigurationError, DefinitionError, TooLarge
 from covey.ids import derived_id
 from covey.local.engines.embedded import Engines
+from covey.message import Envelope
 from covey.messaging.broker import STREAM_MAX_AGE, Extent, Topic
 from covey.messaging.brokers.nats import NatsBroker
+from covey.messaging.brokers.nats_bundle import MOST
 from covey.messaging.brokers.nats_connection import address_of, translated
 from covey.messaging.cloud_events import to_headers
 from covey.testing.broker_contract import EVENTS, by_key, event, events, everything, firsts, read
 from covey.testing.eventually import eventually
+
+COMMANDS = [Topic("command")]
+
+
+def commands(number: int) -> list[Envelope]:
+    """Return so many commands, each with a key of its own."""
+    return [event("pack", kind="command", key=f"key {n}") for n in range(number)]
 
 
 @pytest.fixture
@@ -232,6 +242,88 @@ class TestRefusals:
             await broker.ensure_stream(stream)
         with pytest.raises(DefinitionError):
             await broker.publish([replace(event(), stream=stream)])
+
+
+class TestBundles:
+    """Commands, and replies, that are published together are stored as one."""
+
+    async def test_many_commands_are_one_message_of_the_log(self, broker: NatsBroker) -> None:
+        await broker.publish(commands(MOST))
+        await broker.publish(commands(2 * MOST + 1))
+
+        assert await broker.extent("order") == Extent(1, 4)
+
+    async def test_the_same_bundle_is_stored_once(self, broker: NatsBroker) -> None:
+        published = commands(5)
+
+        await broker.publish(published)
+        await broker.publish(published)
+
+        assert await broker.extent("order") == Extent(1, 1)
+
+    async def test_events_are_stored_each_by_its_subject(self, broker: NatsBroker, client: Client, name: str) -> None:
+        await broker.publish([*commands(2), event(), *commands(2)])
+
+        assert await broker.extent("order") == Extent(1, 5)
+        assert (await client.jetstream().get_msg(name, 3)).subject.endswith("order.event.placed.v1")
+
+    async def test_what_is_too_large_for_one_bundle_goes_in_several(self, broker: NatsBroker) -> None:
+        published = [replace(one, body=bytes(100_000)) for one in commands(4)]
+
+        await broker.publish(published)
+
+        assert await broker.extent("order") == Extent(1, 2)
+        assert [entry.envelope for entry in await everything(broker, topics=COMMANDS)] == published
+
+    async def test_a_stream_that_takes_no_such_bundle_gets_each_message(
+        self, broker: NatsBroker, client: Client, name: str
+    ) -> None:
+        config = (await client.jetstream().stream_info(name)).config
+        await client.jetstream().update_stream(config, max_msg_size=2_000)
+        published = commands(20)
+
+        await broker.publish(published)
+
+        assert [entry.envelope for entry in await everything(broker, topics=COMMANDS)] == published
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"[1]", b'{"a": 1}', b'[["no headers", ""]]', b'[[{"a": 1}, ""]]', b'[[{}, "?"]]']
+    )
+    async def test_a_malformed_bundle_arrives_and_says_so(
+        self, broker: NatsBroker, client: Client, system_name: str, body: bytes
+    ) -> None:
+        await client.jetstream().publish(f"{system_name}.order.command.$bundle", body)
+
+        (entry,) = await everything(broker, topics=COMMANDS)
+
+        assert "the bundle is malformed" in entry.envelope.headers["unreadable"]
+        assert (entry.envelope.kind, entry.envelope.body) == ("command", body)
+
+    async def test_behind_a_bundle_that_is_refused_nothing_of_its_keys_is_stored_first(
+        self, broker: NatsBroker, client: Client, name: str
+    ) -> None:
+        config = (await client.jetstream().stream_info(name)).config
+        await client.jetstream().update_stream(config, max_msg_size=2_000)
+        published = [replace(one, key="k", body=str(n).encode()) for n, one in enumerate(commands(MOST + 1))]
+
+        await broker.publish(published)
+
+        assert firsts(await everything(broker, topics=COMMANDS)) == by_key(published)
+
+    async def test_a_malformed_message_in_a_bundle_spoils_no_other(
+        self, broker: NatsBroker, client: Client, system_name: str, name: str
+    ) -> None:
+        published = commands(3)
+        await broker.publish(published)
+        parts = json.loads((await client.jetstream().get_msg(name, 1)).data or b"")
+        del parts[0][0]["ce-id"], parts[1][0]["ce-id"]
+        await client.jetstream().publish(f"{system_name}.order.command.$bundle", json.dumps(parts).encode())
+
+        first, second, third = (await everything(broker, topics=COMMANDS))[3:]
+
+        assert [("unreadable" in one.envelope.headers) for one in (first, second, third)] == [True, True, False]
+        assert first.envelope.id != second.envelope.id
+        assert third.envelope == published[2]
 
 
 class TestStreams:

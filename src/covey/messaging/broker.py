@@ -37,7 +37,10 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A message and its place in the stream. Sequences grow; a filtered reader sees gaps between them."""
+    """A message and its place in the stream. Sequences never fall, and a filtered reader sees gaps between them.
+
+    Commands, or replies, that were published together may be stored as one: then they have one sequence.
+    """
 
     sequence: int
     envelope: Envelope
@@ -79,6 +82,7 @@ class Reader(Protocol):
     async def next(self, limit: int) -> list[Entry]:
         """Wait for at least one message, then return what has arrived, in order, at most `limit`.
 
+        Messages of one sequence come together, be they more than that: a position stands behind all of them.
         Raises BrokerUnavailable when the connection or the stream is lost or a message was missed; open a new reader
         then.
         Cancelling it loses nothing. One task at a time may wait.

@@ -332,6 +332,40 @@ class BrokerContract:
         assert [entry.envelope for entry in entries] == wanted
         assert [entry.sequence for entry in entries] == [2, 5, 8]
 
+    @pytest.mark.parametrize("number", [2, 100, 250])
+    @pytest.mark.parametrize("limit", [1, 7, 1_000])
+    async def test_commands_published_together_come_once_and_in_order_whatever_is_read_at_once(
+        self, broker: Broker, number: int, limit: int
+    ) -> None:
+        await broker.ensure_stream("order")
+        published = [
+            replace(
+                event(f"do-{n % 3}", kind="reply" if 40 <= n < 60 else "command", key=f"key {n % 7}"), body=bytes(n)
+            )
+            for n in range(number)
+        ]
+        await broker.publish(published)
+
+        entries: list[Entry] = []
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(entries) < number:  # a reader that begins where another has stopped
+                position = entries[-1].sequence if entries else 0
+                async with broker.read("order", [Topic("command"), Topic("reply")], position) as reader:
+                    entries += await reader.next(limit)
+
+        assert len(entries) == number
+        assert firsts(entries) == by_key(published)
+        assert {entry.envelope.id: entry.envelope for entry in entries} == {one.id: one for one in published}
+
+    async def test_a_named_command_is_found_among_those_published_with_it(self, broker: Broker) -> None:
+        await broker.ensure_stream("order")
+        published = [event(name, kind="command") for name in ("pack", "ship", "pack-twice", "ship", "pack")]
+        await broker.publish(published)
+
+        ids = await read_ids(broker, 2, topics=[Topic("command", "pack")])
+
+        assert ids == [published[0].id, published[4].id]
+
     async def test_several_topics_are_read_in_one_order_even_if_they_overlap(self, broker: Broker) -> None:
         await broker.ensure_stream("order")
         published = [event(), event("confirm", kind="command"), event("paid"), event("reply", kind="reply"), event()]

@@ -1,7 +1,8 @@
 """The broker on NATS JetStream: one stream for each service, published in order, read by ordered push consumers.
 
 A message is stored under `<system>.<stream>.<kind>.<name>.<version>` as a CloudEvent (covey.messaging.cloud_events).
-Its key is a header: keys may be any text, and their number costs the server nothing. Server 2.12 or later.
+Its key is a header: keys may be any text, and their number costs the server nothing. Commands, and replies, that are
+published together are stored as bundles (covey.messaging.brokers.nats_bundle). Server 2.12 or later.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import logging
 import random
 import re
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
+from itertools import groupby
 from typing import Self
 
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
@@ -22,8 +24,9 @@ from nats.js.errors import BadRequestError
 from covey.errors import BrokerUnavailable, ConfigurationError, DefinitionError, TooLarge
 from covey.message import Envelope
 from covey.messaging.broker import STREAM_MAX_AGE, Extent, Reader, Topic
+from covey.messaging.brokers.nats_bundle import BUNDLE, Outgoing, bundled
 from covey.messaging.brokers.nats_connection import Connection, address_of, translated
-from covey.messaging.brokers.nats_publisher import BATCH_HEADER_BYTES, Outgoing, Publisher
+from covey.messaging.brokers.nats_publisher import BATCH_HEADER_BYTES, Publisher
 from covey.messaging.brokers.nats_reader import NatsReader
 from covey.messaging.cloud_events import to_headers
 from covey.messaging.ending import end
@@ -101,13 +104,12 @@ class NatsBroker:
         Without any confirmation for 5 s it gives the connection up and raises BrokerUnavailable.
         """
         publisher = self._connected()
-        limit = publisher.connection.client.max_payload - BATCH_HEADER_BYTES
-        streams: dict[str, list[Outgoing]] = {}
+        streams: dict[str, list[Envelope]] = {}
         for envelope in envelopes:
-            streams.setdefault(self._name(envelope.stream), []).append(self._outgoing(envelope, limit))
+            streams.setdefault(envelope.stream, []).append(envelope)
         with translated("publishing"):
             outcomes = await asyncio.gather(
-                *(publisher.publish(name, messages) for name, messages in streams.items()), return_exceptions=True
+                *(self._publish(publisher, stream, of_it) for stream, of_it in streams.items()), return_exceptions=True
             )
             for failure in filter(None, outcomes):
                 raise failure
@@ -120,7 +122,7 @@ class NatsBroker:
         """
         connection, name = self._connection(), self._name(stream)
         with translated(f"reading {name}"):
-            reader = await NatsReader.open(connection, name, stream, self._filters(stream, topics), after)
+            reader = await NatsReader.open(connection, name, stream, topics, self._filters(stream, topics), after)
         try:
             yield reader
         finally:
@@ -150,6 +152,26 @@ class NatsBroker:
     def _name(self, stream: str) -> str:
         return f"{self._system}-{_word(stream)}"
 
+    async def _publish(self, publisher: Publisher, stream: str, envelopes: Sequence[Envelope]) -> None:
+        """Publish to one stream: in bundles, where none of them is an event."""
+        name, limit = self._name(stream), publisher.connection.client.max_payload - BATCH_HEADER_BYTES
+        messages = [self._outgoing(envelope, limit) for envelope in envelopes]
+        if len(messages) > 1 and not any(envelope.kind == "event" for envelope in envelopes):
+            with suppress(TooLarge):  # for this stream, but not each of its messages is
+                await publisher.publish(name, self._bundles(stream, envelopes, messages, limit))
+                return
+        await publisher.publish(name, messages)
+
+    def _bundles(
+        self, stream: str, envelopes: Sequence[Envelope], messages: Sequence[Outgoing], limit: int
+    ) -> list[Outgoing]:
+        """Return the messages in bundles of one kind each, with one key: each is stored before the next is sent."""
+        bundles: list[Outgoing] = []
+        for kind, of_it in groupby(zip(envelopes, messages, strict=True), lambda pair: pair[0].kind):
+            subject = f"{self._system}.{stream}.{kind}.{BUNDLE}"
+            bundles += bundled(subject, [message for _, message in of_it], limit)
+        return [bundle._replace(key="") for bundle in bundles]
+
     def _outgoing(self, envelope: Envelope, limit: int) -> Outgoing:
         subject = f"{self._system}.{_subject_in_system(envelope.stream, envelope.kind, envelope.type)}"
         headers = to_headers(envelope)
@@ -165,6 +187,7 @@ class NatsBroker:
             raise DefinitionError(f"reading {stream} takes at least one topic")
         whole = {topic.kind for topic in topics if not topic.name}
         named = {f"{topic.kind}.{topic.name}.*" for topic in topics if topic.kind not in whole}
+        named |= {f"{topic.kind}.{BUNDLE}" for topic in topics if topic.kind not in whole | {"event"}}
         return [f"{self._system}.{stream}.{words}" for words in sorted(named | {f"{kind}.>" for kind in whole})]
 
     async def _keep_connected(self) -> None:

@@ -26,6 +26,7 @@ from nats.aio.msg import Msg
 
 from covey.errors import BrokerUnavailable, CoveyError, TooLarge
 from covey.ids import new_id
+from covey.messaging.brokers.nats_bundle import Outgoing
 from covey.messaging.brokers.nats_connection import ANSWER_SECONDS, Connection
 
 BATCH_SECONDS = 0.0025
@@ -48,16 +49,6 @@ CHUNK_BYTES = 8 * 2**20
 
 _NO_RESPONDERS = "503"
 _MESSAGE_TOO_LARGE = 10054
-
-
-class Outgoing(NamedTuple):
-    """A message as it is sent. `size_bytes` counts headers and body."""
-
-    subject: str
-    key: str
-    headers: dict[str, str]
-    body: bytes
-    size_bytes: int
 
 
 class Publisher:

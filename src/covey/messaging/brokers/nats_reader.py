@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Self, cast, get_args
+from typing import Self
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from covey.errors import BrokerUnavailable, Unreadable
-from covey.ids import derived_id
-from covey.message import Envelope, Kind
-from covey.messaging.broker import Entry
+from covey.errors import BrokerUnavailable
+from covey.messaging.broker import Entry, Topic
 from covey.messaging.brokers.nats_connection import Connection
-from covey.messaging.cloud_events import from_headers
+from covey.messaging.brokers.nats_entries import entries_of
+from covey.messaging.delivery import UNREADABLE
 
 HEARTBEAT_SECONDS = 1.0
 """How often an idle server says that it is there."""
@@ -38,15 +36,15 @@ SILENT_HEARTBEATS = 3
 
 _DELIVERED = "$JS.ACK."
 _FLOW_CONTROL = "$JS.FC."
-_KINDS = get_args(Kind)
 
 
 class NatsReader:
     """A Reader on one connection."""
 
-    def __init__(self, connection: Connection, stream: str, after: int) -> None:
+    def __init__(self, connection: Connection, stream: str, topics: Collection[Topic], after: int) -> None:
         self._connection = connection
         self._stream = stream
+        self._topics = topics
         self._position = after
         self._arrived: deque[tuple[int, Msg] | str] = deque()  # a string is a flow control request
         self._delivered = 0
@@ -57,9 +55,17 @@ class NatsReader:
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
-    async def open(cls, connection: Connection, name: str, stream: str, filters: Sequence[str], after: int) -> Self:
+    async def open(
+        cls,
+        connection: Connection,
+        name: str,
+        stream: str,
+        topics: Collection[Topic],
+        filters: Sequence[str],
+        after: int,
+    ) -> Self:
         """Create the consumer on the stream `name` and wait until it delivers to this reader."""
-        reader = cls(connection, stream, after)
+        reader = cls(connection, stream, topics, after)
         connection.on_loss(reader._fail)
         inbox = connection.client.new_inbox()
         try:
@@ -94,8 +100,8 @@ class NatsReader:
         """See Reader.next. Cancelling it loses nothing."""
         while True:
             await self._answer_flow_control()
-            if self._arrived:
-                return self._take(limit)
+            if entries := self._take(limit):
+                return entries
             if self._problem:
                 raise BrokerUnavailable(f"reading {self._stream} ended: {self._problem}")
             self._more = asyncio.get_running_loop().create_future()
@@ -139,15 +145,22 @@ class NatsReader:
 
     def _take(self, limit: int) -> list[Entry]:
         entries: list[Entry] = []
-        while self._arrived and len(entries) < limit:
+        while self._arrived:
             head = self._arrived[0]
             if isinstance(head, str):
                 break
-            self._arrived.popleft()
             sequence, message = head
-            entries.append(Entry(sequence, _envelope(self._stream, sequence, message)))
-        self._position = entries[-1].sequence
+            found = [entry for entry in entries_of(self._stream, sequence, message) if self._wanted(entry)]
+            if entries and len(entries) + len(found) > limit:
+                break
+            self._arrived.popleft()
+            self._position = sequence
+            entries += found
         return entries
+
+    def _wanted(self, entry: Entry) -> bool:
+        """Tell whether it is of our topics. The server has chosen by subject, but not inside of bundles."""
+        return UNREADABLE in entry.envelope.headers or any(topic.matches(entry.envelope) for topic in self._topics)
 
     async def _answer_flow_control(self) -> None:
         while self._arrived and isinstance(request := self._arrived[0], str):
@@ -182,30 +195,3 @@ def _sequences(reply: str) -> tuple[int, int]:
     words = reply.split(".")
     offset = 0 if len(words) == 9 else 2
     return int(words[5 + offset]), int(words[6 + offset])
-
-
-def _envelope(stream: str, sequence: int, message: Msg) -> Envelope:
-    kind, _, name = message.subject.split(".", 2)[2].partition(".")
-    known = cast(Kind, kind) if kind in _KINDS else "event"
-    try:
-        return from_headers(message.headers or {}, message.data, known, stream)
-    except Unreadable as error:
-        return _unreadable(stream, sequence, message, known, name, str(error))
-
-
-def _unreadable(stream: str, sequence: int, message: Msg, kind: Kind, name: str, reason: str) -> Envelope:
-    """Return what can be said of a message that somebody else has stored: an id and a key of its own, and why."""
-    identity = derived_id(stream, sequence)
-    words = message.reply.split(".")
-    stored = int(words[7 if len(words) == 9 else 9]) / 1e9
-    return Envelope(
-        id=identity,
-        type=f"{stream}.{name}",
-        key=str(identity),
-        source="",
-        time=datetime.fromtimestamp(stored, UTC),
-        body=message.data,
-        kind=kind,
-        stream=stream,
-        headers={**(message.headers or {}), "unreadable": reason},
-    )
