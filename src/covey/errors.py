@@ -31,6 +31,7 @@
         ├── QueryFailed          PostgreSQL refused a statement
         │   └── TransactionAborted   an earlier statement had failed, and its error was caught
         ├── StateLost            the state folder of a system was removed while it was up [local.state]
+        ├── Unsendable           an answer that no server would send [http.sendable]
         ├── HistoryLost          the broker no longer holds messages that we have not read
         └── Fenced               another owner has taken over; this one must stop
 
@@ -131,7 +132,9 @@ class DependencyUnavailable(Unavailable):
 
 
 class DeadlineExceeded(Unavailable):
-    """The time given for this work is over; nobody waits for its result any more."""
+    """The time given for this work is over; nobody waits for its result any more. A commit under way has an unknown
+    outcome.
+    """
 
 
 class Defect(CoveyError):

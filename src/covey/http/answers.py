@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.types import Scope
 
 from covey.http.arguments import validator
+from covey.http.sendable import require_response
 
 
 def are_plain(found: RouteContext) -> bool:
@@ -45,8 +46,14 @@ class Answers:
     async def of(self, scope: Scope, arguments: dict[str, Any]) -> Response:
         """Run the endpoint and return its answer, ready to be sent.
 
-        Raises what the endpoint raises, and ResponseValidationError for a result that is not what the route promises.
+        Raises what the endpoint raises, ResponseValidationError for a result that is not what the route promises, and
+        Unsendable for what would cut the connection.
         """
+        response = await self._response(scope, arguments)
+        require_response(response, scope["method"])
+        return response
+
+    async def _response(self, scope: Scope, arguments: dict[str, Any]) -> Response:
         given = None
         if self._parameter is not None:
             arguments[self._parameter] = given = _blank()

@@ -25,10 +25,9 @@ UNLESS = "direct_unless"
 """A class of routes that does what APIRoute does, unless a request has a certain header, names it in this attribute."""
 
 
-def direct(found: RouteContext) -> ASGIApp:
+def direct(found: RouteContext, fastapi: ASGIApp) -> ASGIApp:
     """Return what handles the requests of a route: FastAPI's application, behind the short way if it is plain."""
-    app: ASGIApp = _Direct(found) if is_plain(found) else found.app
-    return app
+    return _Direct(found, fastapi) if is_plain(found) else fastapi
 
 
 def is_plain(found: RouteContext) -> bool:
@@ -57,9 +56,9 @@ def _gives_work(dependant: Dependant) -> bool:
 class _Direct:
     """Handles the ordinary requests of a plain route and leaves the others to FastAPI."""
 
-    def __init__(self, found: RouteContext) -> None:
+    def __init__(self, found: RouteContext, fastapi: ASGIApp) -> None:
         dependant: Dependant = found.dependant
-        self._fastapi: ASGIApp = found.app
+        self._fastapi = fastapi
         self._unless: bytes | None = getattr(found.original_route, UNLESS, None)
         self._overrides = found.dependency_overrides_provider
         self._arguments = Arguments(found)

@@ -8,6 +8,7 @@ request pays for one dictionary of its headers and a handful of additions; a thr
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -61,7 +62,7 @@ class Edge:
         telemetry.metrics.observe("active_connections", "Requests being handled", lambda: {(): float(self._active)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, as ASGI 3 defines it. No exception leaves.
+        """Handle one connection, as ASGI 3 defines it. No exception of a request leaves, but a cancellation of ours.
 
         An error after the answer has begun leaves the answer incomplete, upon which a server cuts the connection.
         """
@@ -81,7 +82,11 @@ class Edge:
                         await self._in_time(headers[b"covey-timeout-ms"], exchange, receive)
                     else:
                         await self._app(scope, receive, exchange.send)
-                except Exception as error:  # here it becomes an answer
+                except (Exception, SystemExit) as error:  # here it becomes an answer
+                    await self._answer(exchange, error)
+                except asyncio.CancelledError as error:
+                    if _is_ours():
+                        raise
                     await self._answer(exchange, error)
         finally:
             self._active -= 1
@@ -125,10 +130,21 @@ class Edge:
             finally:
                 exchange.timeout = None
 
-    async def _answer(self, exchange: Exchange, error: Exception) -> None:
+    async def _answer(self, exchange: Exchange, error: BaseException) -> None:
+        """Answer with what an error means; with the plain 500 where that cannot be told or sent."""
         if isinstance(error, (body.Disconnected, ClientDisconnect)):
             return
-        problem = problems.problem_of(error)
+        try:
+            await self._refuse(exchange, error)
+        except Exception as another:  # an HTTPException may have a header that no server would send
+            exchange.error = type(another).__name__
+            self._telemetry.logs.log("error", "request failed", error=another)
+            if not exchange.status:
+                with suppress(Exception):  # it is the server's own: nothing can be sent at all
+                    await exchange.refuse(problems.INTERNAL)
+
+    async def _refuse(self, exchange: Exchange, error: BaseException) -> None:
+        problem = problems.problem_of(error) if isinstance(error, Exception) else problems.INTERNAL
         if problem.status >= 500:
             exchange.error = type(error).__name__
             level = "error" if problem.status == 500 else "warning"
@@ -143,3 +159,9 @@ class Edge:
         self._seconds.observe(duration_ns / 1e9, (method, route))
         if status >= 500 or route not in self._options.quiet:
             self._tell(seen)
+
+
+def _is_ours() -> bool:
+    """Tell whether somebody cancels this request, or a library of the application has let a cancellation out."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

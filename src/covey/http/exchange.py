@@ -11,6 +11,7 @@ from starlette.types import Message, Scope, Send
 from covey import context
 from covey.http.problems import CONTENT_TYPE, Problem
 from covey.http.routes import template_of
+from covey.http.sendable import require_head
 from covey.telemetry.redaction import redact_text
 from covey.telemetry.rendering import Line
 from covey.telemetry.telemetry import Telemetry
@@ -44,8 +45,9 @@ class Exchange:
         self._send = send
 
     async def send(self, message: Message) -> None:
-        """Pass a message of the answer on, with the correlation id in its head."""
+        """Pass a message of the answer on, with the correlation id in its head. Raises Unsendable, to be answered."""
         if message["type"] == "http.response.start":
+            require_head(message["status"], message.get("headers", ()))
             if self.timeout is not None and not self.timeout.expired():
                 self.timeout.reschedule(None)  # an answer that has begun may end
             echo = (b"x-correlation-id", self.context.correlation_id.encode())

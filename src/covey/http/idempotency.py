@@ -30,6 +30,7 @@ from starlette.responses import FileResponse, StreamingResponse
 from covey import context
 from covey.errors import DefinitionError, Invalid, Unreadable
 from covey.http.routes import template_of
+from covey.http.sendable import require_response
 from covey.http.transaction import begin, work_of
 from covey.work.idempotency import Answer, Claim, claim
 
@@ -115,7 +116,9 @@ class _Attempt:
             _attempt.reset(token)
         if self._claim is None:
             raise DefinitionError(_STREAMED)
-        await self._claim.keep(_answer(response))
+        kept = _answer(response)
+        require_response(response, self._request.method)  # the database would blame the caller for what it cannot keep
+        await self._claim.keep(kept)
         return response
 
     async def begin(self) -> None:

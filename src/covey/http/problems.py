@@ -85,6 +85,10 @@ class Problem:
         return json_line(document)
 
 
+INTERNAL = Problem(*_MEANINGS[Exception])
+"""What we did not foresee."""
+
+
 def problem_of(error: Exception) -> Problem:
     """Return what this error, of whatever origin, means to the caller; of a group of one, what that one means."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:

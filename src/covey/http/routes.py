@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from covey.http import patience
 from covey.http.direct import direct
+from covey.http.sendable import sendable
 
 UNMATCHED = "unmatched"
 """The one label under which all requests are counted that no route matches."""
@@ -140,12 +141,13 @@ def _flat(found: RouteContext, short: bool) -> _Route | _Other:
         return _Other(original.path_regex if type(original) is Route else _ANY_PATH, original)
     patience.limit(found.dependant)
     methods = frozenset(found.methods or ())
+    fastapi = sendable(found)
     return _Route(
         template=found.path_format,
         pattern=found.path_regex,
         converters=found.param_convertors,
         methods=methods | {"HEAD"} if "GET" in methods else methods,
-        app=direct(found) if short else found.app,
+        app=direct(found, fastapi) if short else fastapi,
         original=original,
         endpoint=found.endpoint,
         takes_form=found.body_field is not None and isinstance(found.body_field.field_info, Form),

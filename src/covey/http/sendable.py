@@ -1,0 +1,74 @@
+"""What of an answer a server can send: the rest must be found while its transaction can still be rolled back.
+
+A server finds a line break in a header (RFC 9110, section 5.5) only when it writes the head. By then the work is
+committed, and all that is left is to cut the connection: the client learns neither that it was done nor what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from fastapi._body_limit import wrap_app_with_body_limit
+from fastapi.routing import RouteContext, _effective_route_context_var, request_response
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from covey.errors import Defect
+
+_NO_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+class Unsendable(Defect):
+    """An answer that no server would send. The message says what is wrong with it, without the value of a header."""
+
+
+def require_head(status: int, headers: RawHeaders) -> None:
+    """Raise Unsendable for what can be no head of an answer."""
+    if not 200 <= status <= 599:
+        raise Unsendable(f"the answer's status is {status}: a final one is between 200 and 599")
+    if _is_clean(headers := list(headers)):
+        return
+    for name, value in headers:
+        if not name or _NO_TOKEN.search(name):
+            raise Unsendable(f"the answer has a header of the name {name!r}: letters, digits and - are allowed")
+        if found := _CONTROL.search(value):
+            raise Unsendable(f"the answer's header {name!r} holds {found[0]!r}, at byte {found.start()}")
+
+
+def require_response(response: Response, method: str) -> None:
+    """Raise Unsendable for a response that would break off; how long a streamed one becomes nobody knows yet."""
+    require_head(response.status_code, response.raw_headers)
+    if type(response).__call__ is not Response.__call__ or method == "HEAD":
+        return
+    size = len(response.body)
+    for name, value in response.raw_headers:
+        if name.lower() == b"content-length" and (not value.isdigit() or int(value) != size):
+            raise Unsendable(f"the answer has a Content-Length of {value!r} and a body of {size} bytes")
+
+
+def sendable(found: RouteContext) -> ASGIApp:
+    """Return FastAPI's application for a route, with each response seen before FastAPI ends the transaction."""
+    route = found.original_route
+    token = _effective_route_context_var.set(found._route_context)  # as FastAPI does where it makes `found.app`
+    try:
+        handle = route.get_route_handler()  # type: ignore[attr-defined]  # an APIRoute
+    finally:
+        _effective_route_context_var.reset(token)
+
+    async def handled(request: Request) -> Response:
+        response: Response = await handle(request)
+        require_response(response, request.method)
+        return response
+
+    return wrap_app_with_body_limit(request_response(handled), found.max_body_size)
+
+
+def _is_clean(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Tell in two searches, whatever the number of headers, that there is nothing to look for."""
+    names, values = [name for name, _ in headers], [value for _, value in headers]
+    return all(names) and not _NO_TOKEN.search(b"".join(names)) and not _CONTROL.search(b"".join(values))
