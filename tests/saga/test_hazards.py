@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from covey.clock import SystemClock
-from covey.errors import Conflict
+from covey.errors import Conflict, Contention
 from covey.ids import new_id
 from covey.message import Command, Envelope, Event, Reply
 from covey.messaging.brokers.memory import MemoryBroker
@@ -22,6 +22,7 @@ from covey.messaging.options import MessagingOptions
 from covey.messaging.router import Router
 from covey.saga.definition import retriable, step
 from covey.saga.engine import DefinitionUnknown
+from covey.saga.journal import load, note, update
 from covey.saga.machine import Cancel, Compensated, Running, Silent, decide
 from covey.saga.saga import Saga
 from covey.testing.eventually import eventually
@@ -260,6 +261,26 @@ class TestTwoHands:
             await _answered(order, memory_broker, saga_id, waiting)
 
             assert (await row(order, saga_id))[0] == "compensating"
+
+    @pytest.mark.parametrize("starts_another", [False, True])
+    async def test_of_which_one_has_written_history_meanwhile_are_contention_and_no_broken_constraint(
+        self, make_database: Make, memory_broker: MemoryBroker, starts_another: bool
+    ) -> None:
+        """Both write the next line of the history; whoever comes second is not to blame, and may try again."""
+        saga = Saga("twofold", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            saga_id = await start(order, saga)
+            async with order.transactions.begin() as work:
+                remembered = (await load(work, [saga_id]))[saga_id]
+            async with order.transactions.begin() as work:
+                assert await saga.cancel(work, saga_id, "changed my mind")
+
+            with pytest.raises(Contention):
+                async with order.transactions.begin() as work:
+                    if starts_another:
+                        await saga.start(work, Data())
+                    note(work, remembered, "Ask", "done")
+                    update(work, remembered, None)
 
     async def test_does_not_read_what_it_has_written_itself(
         self, make_database: Make, memory_broker: MemoryBroker

@@ -107,10 +107,13 @@ def update(work: Work, record: Record, wait_seconds: float | None, *, moved: boo
 def note(
     work: Work, record: Record, step: str, what: str, detail: str | None = None, message: UUID | None = None
 ) -> None:
-    """Add a line to a saga's history at the end of the transaction."""
+    """Add a line to a saga's history at the end of the transaction.
+
+    A line of that number is there already if somebody else has moved the saga; `move_sagas` tells so first.
+    """
     record.logged += 1
     told = None if detail is None else clean(detail)
-    work.collect("log_sagas", record.id, record.logged, step, what, message, told)
+    work.collect("log_sagas", record.id, record.logged, step, what, message, told, after="move_sagas")
 
 
 def _state_row(record: Record, wait_seconds: float | None) -> tuple[Any, ...]:

@@ -118,13 +118,16 @@ class Work:
         self._require_open()
         self._deferred.setdefault(sql, []).append(args)
 
-    def collect(self, function: str, *row: Any, key: Any = None) -> None:
+    def collect(self, function: str, *row: Any, key: Any = None, after: str | None = None) -> None:
         """Have a function of the schema `covey` called just before the commit: once, with an array for each column.
 
-        All such functions are one round trip, after what was deferred and together with the messages. Of several
-        rows with the same `key` the last counts.
+        All such functions are one round trip, after what was deferred and together with the messages, in the order in
+        which they were first named. Of several rows with the same `key` the last counts. `after` names a function that
+        is called before this one if it is called at all: what it raises is what is told.
         """
         self._require_open()
+        if after is not None:
+            self._collected.setdefault(after, {})
         rows = self._collected.setdefault(function, {})
         rows[len(rows) if key is None else key] = row
 
@@ -190,7 +193,7 @@ class Work:
                     await connection.executemany(sql, rows)
             self._deferred.clear()
             calls = [self._first] if self._first else []
-            calls += [(function, _columns(rows.values())) for function, rows in self._collected.items()]
+            calls += [(function, _columns(rows.values())) for function, rows in self._collected.items() if rows]
             if outgoing:
                 calls.append((PUBLISH, _columns(map(row_of, outgoing))))
             if calls:
