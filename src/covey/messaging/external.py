@@ -26,11 +26,12 @@ from covey.context import use
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
 from covey.errors import Contention, CoveyError, DatabaseUnavailable, DependencyUnavailable, PoolExhausted
-from covey.message import Message, Reply
+from covey.message import Message
 from covey.messaging.answers import Answers
+from covey.messaging.containment import contained
 from covey.messaging.delivery import Delivery
 from covey.messaging.ending import end
-from covey.messaging.failure import Failure, TooSlow, judge, leaked
+from covey.messaging.failure import Failure, judge, leaked
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import External, as_reply, is_command
@@ -203,7 +204,8 @@ class Calls:
                 if not await self._ours(connection, call):
                     await roll_back(connection)
                     return
-                reply = await self._settled(call, result, work)
+                settling = call.registration.effect.settle(call.message, result, work)
+                reply = await contained(settling, self._options.handler_timeout, "settling")
                 if is_command(call.registration):
                     self._answers.give(work, delivery, as_reply(reply, delivery.envelope.type))
                 work.collect("finish_held", delivery.envelope.key, delivery.position)
@@ -215,18 +217,6 @@ class Calls:
             finally:
                 work.end()
         self._committed(work)
-
-    async def _settled(self, call: Call, result: Any, work: Work) -> Reply | None:
-        """Have the answer recorded in time: one that hangs would keep a place that all calls need."""
-        seconds = self._options.handler_timeout.total_seconds()
-        limit = asyncio.timeout(seconds)
-        try:
-            async with limit:
-                return await call.registration.effect.settle(call.message, result, work)
-        except TimeoutError:
-            if limit.expired():
-                raise TooSlow(f"settling took longer than {seconds:g} s") from None
-            raise
 
     async def _set_aside(self, call: Call, until: float, reason: Exception) -> None:
         """Let the key wait before the next attempt. When even that fails its lease runs out, which does the same."""

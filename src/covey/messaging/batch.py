@@ -1,0 +1,104 @@
+"""A batch: the messages of one attempt at a turn, and what has become of each so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+from covey.database.errors import translated
+from covey.database.pool import Connection
+from covey.messaging.delivery import Delivery
+from covey.messaging.external import Call, Calls
+from covey.messaging.failure import Failure
+from covey.messaging.observation import Observation
+from covey.work.unit_of_work import Work, roll_back
+
+_PARK = "SELECT covey.park($1, $2, $3, $4, $5, $6, $7, $8)"
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one attempt at a turn has done so far. `aside` are the keys that are now held."""
+
+    work: Work
+    deliveries: list[Delivery] = field(default_factory=list)
+    handled: list[Delivery] = field(default_factory=list)
+    places: int = 0
+    aside: set[str] = field(default_factory=set)
+    calls: list[Call] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    begun: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def park(self, connection: Connection, failure: Failure) -> None:
+        """Let the key of a message that failed wait, or hold it for good."""
+        state = "dead" if failure.dead else "waiting"
+        await self.hold(connection, failure.delivery, state, failure.after, failure.attempts, error=failure.error)
+        self.failures.append(failure)
+
+    async def hold(
+        self,
+        connection: Connection,
+        delivery: Delivery,
+        state: str,
+        after: timedelta | None,
+        attempts: int,
+        *,
+        token: UUID | None = None,
+        owner: int | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Hold the key of a message, with this message as the first of those that wait behind the hold."""
+        key = delivery.envelope.key
+        with translated():
+            await connection.execute(_PARK, key, delivery.position, state, after, attempts, token, owner, error)
+        self.aside.add(key)
+
+
+class Ends:
+    """The two ends of an attempt."""
+
+    def __init__(self, calls: Calls, committed: Callable[[Work], None], observation: Observation) -> None:
+        self._calls = calls
+        self._committed = committed
+        self._observation = observation
+
+    async def undo(self, connection: Connection, batch: Batch) -> None:
+        """Roll back: nothing of it has happened."""
+        batch.work.end()
+        self._calls.give_back(batch.places)
+        await roll_back(connection)
+
+    def after_commit(self, batch: Batch) -> None:
+        """Tell what has happened, and begin the calls to the outside."""
+        batch.work.end()
+        self._committed(batch.work)
+        for failure in batch.failures:
+            self._observation.parked(failure.delivery, failure.error, failure.dead, failure.attempts)
+        self._calls.give_back(batch.places)
+        batch.begun = [self._calls.start(call) for call in batch.calls]
+
+
+def take_off(work: Work, delivery: Delivery) -> None:
+    """Take a message off the queue."""
+    work.collect("finish", delivery.lane, delivery.position)
+
+
+def finish_held(work: Work, delivery: Delivery) -> None:
+    """Take a message from behind its hold."""
+    work.collect("finish_held", delivery.envelope.key, delivery.position)
+
+
+def finished(work: Work, delivery: Delivery) -> None:
+    """Do nothing: the message never was in the queue."""
+
+
+def leave_it(work: Work, delivery: Delivery) -> None:
+    """Do nothing: the message stays where it is."""
+
+
+def queue(work: Work, delivery: Delivery) -> None:
+    """Put a message that has not been in the queue there."""
+    work.collect("queue", delivery.envelope.key, delivery.position)
