@@ -28,9 +28,9 @@ async def payment_dies(stage: Stage) -> None:
         stage.check(f"{len(orders)} orders are accepted while payment is dead")
         await _backlog(stage, "payment", len(orders))
         await stage.turn("start payment")
-        fresh = await _fresh(stage, time.perf_counter() - began)
+        fresh = await _fresh(stage, began)
     await stage.rise(payment)
-    await _outlasted(stage, orders, fresh)
+    await _outlasted(stage, began, orders, fresh)
 
 
 async def postgres_dies(stage: Stage) -> None:
@@ -39,12 +39,13 @@ async def postgres_dies(stage: Stage) -> None:
     async with stage.holding(postgres):
         stage.suggest(f"kill -9 {postgres.pid}", f"{covey()} logs postgres -f")
         await stage.turn("place orders, and kill PostgreSQL under them", _dead(postgres), first=True)
+        began = time.perf_counter()
         orders = await stage.place(_ORDERS) if postgres.pid is not None else []
         await stage.fall(postgres)
         refusal = await _refusal(stage)
         stage.check(f"an order placed now is refused, not lost: {refusal}", good=refusal != "accepted")
     await stage.rise(postgres)
-    await _outlasted(stage, orders or await stage.place(_ORDERS))
+    await _outlasted(stage, began, orders or await stage.place(_ORDERS))
 
 
 async def nats_dies(stage: Stage) -> None:
@@ -59,9 +60,9 @@ async def nats_dies(stage: Stage) -> None:
         stage.check(f"{len(orders)} orders are accepted without a broker")
         await _backlog(stage, "inventory", len(orders))
         await stage.turn("start NATS")
-        fresh = await _fresh(stage, time.perf_counter() - began)
+        fresh = await _fresh(stage, began)
     await stage.rise(nats)
-    await _outlasted(stage, orders, fresh)
+    await _outlasted(stage, began, orders, fresh)
 
 
 async def a_replica_dies(stage: Stage) -> None:
@@ -73,10 +74,11 @@ async def a_replica_dies(stage: Stage) -> None:
     async with stage.holding(first, second):
         stage.suggest(f"kill -9 {first.pid}", f"{covey()} status")
         await stage.turn(f"place orders, and kill {first.name} under them", _dead(first, second))
+        began = time.perf_counter()
         orders = await _under_way(stage)
         victim = next((unit for unit in (first, second) if unit.pid is None), first)
         await stage.fall(victim)
-        await _outlasted(stage, orders)
+        await _outlasted(stage, began, orders)
         other = second if victim is first else first
         stage.check(f"{victim.name} is still dead: {other.name} has finished its work", good=victim.pid is None)
     await stage.rise(victim)
@@ -98,22 +100,27 @@ async def _backlog(stage: Stage, service: str, count: int) -> None:
     stage.check(f"{(await stage.pulse()).waiting[service]} messages wait for {service}")
 
 
-async def _fresh(stage: Stage, away: float) -> list[UUID]:
+async def _fresh(stage: Stage, began: float) -> list[UUID]:
     """Place orders again when the first have waited so long that they are given up: there shall be some to finish."""
-    if away < SAGA_SECONDS / 2:
+    if not _is_long(began):
         return []
     orders = await stage.place(_ORDERS)
-    stage.check(f"{len(orders)} more are accepted: the first have waited for {away:.0f} s")
+    stage.check(f"{len(orders)} more are accepted: the first have waited for {time.perf_counter() - began:.0f} s")
     return orders
 
 
-async def _outlasted(stage: Stage, *batches: list[UUID]) -> None:
+async def _outlasted(stage: Stage, began: float, *batches: list[UUID]) -> None:
     """See orders through that have met an outage; if it was too long for the last of them, see that others can be."""
-    late = 0
+    late, long = 0, _is_long(began)
     for orders in filter(None, batches):
-        late = await stage.confirmed(orders, outage=True)
+        late = await stage.confirmed(orders, outage=long)
     if late:
         await stage.confirmed(await stage.place(_ORDERS))
+
+
+def _is_long(began: float) -> bool:
+    """Tell whether what began then has lasted so long that orders may be given up: somebody has taken their time."""
+    return time.perf_counter() - began > SAGA_SECONDS / 2
 
 
 async def _refusal(stage: Stage) -> str:
