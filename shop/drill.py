@@ -100,7 +100,7 @@ class ShopDrill:
                 return await getattr(connection, how)(query, timeout=_ANSWER_SECONDS)
             finally:
                 connection.terminate()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             raise DatabaseUnavailable(f"order's database does not answer: {type(error).__name__}") from error
 
 

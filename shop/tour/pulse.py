@@ -17,7 +17,7 @@ from covey.clock import Clock, SystemClock
 from shop.books import SUBSCRIBERS
 
 # A transport that is cut in the middle of an answer can end in any of these.
-UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _STATUSES = ("pending", "confirmed", "rejected", "cancelled")
 _FRESH_SECONDS = 0.25
