@@ -21,6 +21,7 @@ import pytest
 
 from covey.ids import new_id
 from covey.local.launcher import birth
+from covey.local.origin import identity_of
 from covey.local.processes import Record, read_records
 from covey.local.state import StateFolder, log_of, open_state, records_of, supervisor_of
 from covey.local.status import read_status
@@ -377,10 +378,10 @@ def test_a_process_that_only_has_the_pid_of_ours_is_left_alone(
     covey: Covey, system_root: Path, stranger: subprocess.Popen[bytes]
 ) -> None:
     records_of(system_root / ".covey").mkdir(parents=True)
-    born = birth(stranger.pid)
+    born, home = birth(stranger.pid), identity_of(records_of(system_root / ".covey"))
     for name, noted_birth, command in (("other-birth", "x", "sleep"), ("other-command", born, "postgres")):
         noted = {"birth": noted_birth, "command": [command]}
-        record = {"name": name, "pid": stranger.pid, "rank": 1, "stop": 15, **noted}
+        record = {"name": name, "pid": stranger.pid, "rank": 1, "stop": 15, "home": home, **noted}
         (records_of(system_root / ".covey") / f"{name}.json").write_text(json.dumps(record))
 
     assert covey("down").ends() == 0

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from covey.errors import Unavailable
+from covey.local.origin import copied
 from covey.local.processes import read_records
 from covey.local.state import killed_supervisor_of, open_state, records_of, supervisor_of
 
@@ -33,10 +34,13 @@ async def bring_down(folder: Path) -> str:
 
 
 async def _clean_up(folder: Path) -> str:
+    copy = copied(folder)
     killed = killed_supervisor_of(folder)
     left = [record.name for record in read_records(records_of(folder)) if record.running()]
     await (await open_state(folder)).close()
     ended = f"ended what was left of it: {', '.join(left)}" if left else "nothing was left of it"
+    if copy is not None:
+        return f"{copy}\nthe system was not up"
     if killed is not None:
         return f"the system was not up any more, its supervisor (pid {killed}) was killed; {ended}"
     return f"the system was not up; {ended}" if left else "the system was not up"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from covey.local.launcher import write_atomically
+from covey.local.origin import copied
 from covey.settings import environment_in, environment_text
 
 
@@ -15,7 +16,9 @@ def environment_file(state: Path, service: str) -> Path:
 
 
 def read_environment(state: Path, service: str) -> dict[str, str]:
-    """Return what is in that file; raises FileNotFoundError when there is none."""
+    """Return what is in that file; raises FileNotFoundError when there is none, or it is that of another system."""
+    if copied(state):
+        raise FileNotFoundError(environment_file(state, service))
     return environment_in(environment_file(state, service).read_text())
 
 

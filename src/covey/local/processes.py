@@ -2,7 +2,8 @@
 
 A record is a file `<state>/processes/<name>.json` with pid, birth and command, written by the process itself
 before it runs its command. Whoever ends a process from a record (the guardian, the next start, `covey down`)
-first makes sure that pid, birth and command still belong together.
+first makes sure that pid, birth and command still belong together, and that the record was written in this folder:
+one that was copied with it names a process of another system.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from signal import Signals
 from typing import Any
 
 from covey.local import launcher
+from covey.local.origin import identity_of
 
 _POLL_SECONDS = 0.02
 _LOG_LIMIT_BYTES = 20_000_000
@@ -107,7 +109,7 @@ class Process:
 def spawn(launch: Launch, records: Path, log: Path) -> Process:
     """Start a process whose output is appended to `log`; it is on record before it runs its command."""
     record = records / f"{launch.name}.json"
-    note = {"name": launch.name, "rank": launch.rank, "stop": int(launch.stop)}
+    note = {"name": launch.name, "rank": launch.rank, "stop": int(launch.stop), "home": identity_of(records)}
     plan = {"record": str(record), "note": note, "parent": os.getpid(), "identity": launch.identity}
     _rotate(log)
     with log.open("ab") as output:
@@ -149,7 +151,7 @@ def _rotate(log: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is known of a process from its record."""
+    """What is known of a process from its record. `home` is the identity of the folder in which it was written."""
 
     name: str
     pid: int
@@ -157,6 +159,7 @@ class Record:
     command: tuple[str, ...]
     rank: int
     stop: int
+    home: str
 
     def running(self) -> bool:
         """Tell whether this very process still runs: pid, birth and command agree."""
@@ -170,7 +173,7 @@ class Record:
 
 
 def read_records(records: Path) -> list[Record]:
-    """Return the processes on record, first those that end first.
+    """Return the processes on record that were started from this folder, first those that end first.
 
     A record that cannot be read, as a machine that lost power may leave one, must not keep the system from starting.
     """
@@ -178,7 +181,8 @@ def read_records(records: Path) -> list[Record]:
     for path in records.glob("*.json"):
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             found.append(_parse(json.loads(path.read_text())))
-    return sorted(found, key=lambda record: (record.rank, record.name))
+    ours = (record for record in found if record.home == identity_of(records))
+    return sorted(ours, key=lambda record: (record.rank, record.name))
 
 
 def _parse(noted: dict[str, Any]) -> Record:

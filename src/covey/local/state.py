@@ -22,6 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from covey.errors import ConfigurationError, Conflict, Defect
 from covey.local import guardian
 from covey.local.launcher import birth, write_atomically
+from covey.local.origin import identity_of, settle
 from covey.local.ports import free_port, is_free
 from covey.local.processes import Launch, Process, end_recorded, spawn
 
@@ -32,6 +33,7 @@ T = TypeVar("T")
 class _Holder:
     pid: int
     birth: str
+    home: str
 
 
 _PORTS_BY_NAME = TypeAdapter(dict[str, Annotated[int, Field(strict=True, gt=0, lt=65_536)]])
@@ -125,10 +127,11 @@ class StateFolder:
 async def open_state(path: Path) -> StateFolder:
     """Take hold of a state folder, made if there is none, and end what a dead supervisor left running.
 
-    Raises AlreadyRunning when a living supervisor has it.
+    One that was copied from elsewhere begins anew, see `origin`. Raises AlreadyRunning when a living supervisor has it.
     """
     path = _made(path)
     lock = await _lock(path)
+    settle(path)
     await asyncio.to_thread(end_recorded, records_of(path), _LEFTOVERS_SECONDS)
     return StateFolder(path, lock, guardian.start(records_of(path), lock))
 
@@ -173,7 +176,8 @@ def killed_supervisor_of(path: Path) -> int | None:
 
 def _holder(path: Path) -> _Holder | None:
     try:
-        return _HOLDER.validate_json((path / _LOCK).read_bytes())
+        holder = _HOLDER.validate_json((path / _LOCK).read_bytes())
+        return holder if holder.home == identity_of(path) else None  # or it was copied, and somebody else is meant
     except (FileNotFoundError, ValidationError):  # it is being written, or was given free, or nobody ever held it
         return None
 
@@ -190,7 +194,7 @@ async def _lock(path: Path) -> IO[str]:
         file.close()
         raise
     file.truncate(0)
-    file.write(json.dumps({"pid": os.getpid(), "birth": birth(os.getpid())}))
+    file.write(json.dumps({"pid": os.getpid(), "birth": birth(os.getpid()), "home": identity_of(path)}))
     file.flush()
     return file
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 
 from covey.local.engines.embedded import NAMES
+from covey.local.origin import copied
 from covey.local.reload import reload_on_change
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.state import AlreadyRunning, StateLost, killed_supervisor_of, supervisor_of
@@ -68,6 +69,8 @@ class Foreground:
             raise AlreadyRunning(folder, supervisor)
         if (killed := killed_supervisor_of(folder)) is not None:
             self._say(f"the last supervisor (pid {killed}) was killed: what it has left is ended first")
+        if (copy := copied(folder)) is not None:
+            self._say(str(copy))
         self._say("starting engines, databases and services")
 
     async def _keep_folder(self, running: RunningSystem) -> None:
