@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -604,6 +605,23 @@ def test_a_wrong_system_file_has_a_status_of_its_own(covey: Covey, system_root: 
     assert "line 1: system.name: it is missing" in command.shown
 
 
+@pytest.mark.parametrize("command", ["", "up", "down", "dead", "dead list", "demo"])
+def test_help_is_asked_for_by_either_option(command: str) -> None:
+    shown = [
+        subprocess.run([*_COVEY, *command.split(), option], capture_output=True, text=True, check=True).stdout
+        for option in ("-h", "--help")
+    ]
+
+    assert shown[0] == shown[1]
+    assert "Usage: " in shown[0]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    shown = subprocess.run([*_COVEY, "--version"], capture_output=True, text=True, check=True).stdout
+
+    assert shown.startswith(f"covey {version('covey')}, Python 3.")
+
+
 @pytest.mark.parametrize("command", ["", "up", "down", "status", "logs", "migrate", "export", "contracts", "drill"])
 def test_help_imports_nothing_of_what_the_command_needs_and_gives_an_example(command: str, tmp_path: Path) -> None:
     """What a command needs is imported when it runs: help costs what typer costs, and nothing of ours."""
@@ -617,7 +635,11 @@ def test_help_imports_nothing_of_what_the_command_needs_and_gives_an_example(com
     typers, _ = _imported(["-c", bare, "go", "--help"], tmp_path)
 
     added = {module for module in ours - typers if module.partition(".")[0] not in sys.stdlib_module_names}
-    assert added <= {"covey", "covey.cli", "covey.errors"}
+    assert {module for module in added if not module.startswith("covey.commands")} <= {
+        "covey",
+        "covey.cli",
+        "covey.errors",
+    }
     assert "asyncio" not in ours
     assert "Example: covey" in shown or not command
 
