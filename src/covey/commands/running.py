@@ -47,19 +47,34 @@ def up(
     run(Foreground(root(), options, say_if_heard, colours=colours()).run())
 
 
-@commands.command(epilog="Example: covey down")
-def down() -> None:
+@commands.command(epilog="Example: covey down, or for whatever still runs anywhere: covey down --all")
+def down(
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="Every system of this user on this machine, of whatever folder.")
+    ] = False,
+) -> None:
     """Stop the system, also from another terminal; clean up behind one that was killed."""
-    from covey.local.down import bring_down
+    from covey.local.down import bring_all_down, bring_down
 
-    say(run(bring_down(state())))
+    if everywhere:
+        say("\n".join(run(bring_all_down())) or "no system of yours is up")
+    else:
+        say(run(bring_down(state())))
 
 
 @commands.command(epilog="Example: covey status --json | jq -r '.units[] | select(.state != \"up\") | .name'")
-def status(as_json: AsJson = False) -> None:
+def status(
+    as_json: AsJson = False,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="Which systems of this user run on this machine, and in which folder.")
+    ] = False,
+) -> None:
     """Show what runs where. Exit status 0: all is up; 1: something is not; 3: the system is not up."""
     from covey.local.table import render, why_not_up
 
+    if everywhere:
+        _show_all(as_json)
+        return
     found = _found_status()
     if as_json:
         say(json.dumps(asdict(found)))
@@ -101,6 +116,17 @@ def migrate(as_json: AsJson = False) -> None:
         return
     for service, revisions in applied.items():
         say(f"{service}: {', '.join(revisions) or 'nothing to do'}")
+
+
+def _show_all(as_json: bool) -> None:
+    from covey.local.registry import running_systems
+    from covey.local.table import list_of
+
+    systems = running_systems()
+    if as_json:
+        say(json.dumps([asdict(one) for one in systems], default=str))
+    else:
+        say(list_of(systems) if systems else "no system of yours is up")
 
 
 def _found_status() -> SystemStatus:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from covey.errors import Unavailable
 from covey.local.origin import copied
 from covey.local.processes import read_records
-from covey.local.state import killed_supervisor_of, open_state, records_of, supervisor_of
+from covey.local.registry import Noted, running_systems
+from covey.local.state import is_held, killed_supervisor_of, open_state, records_of, supervisor_of
 
 _STOP_SECONDS = 60.0
 
@@ -18,19 +20,49 @@ _STOP_SECONDS = 60.0
 async def bring_down(folder: Path) -> str:
     """Stop the system of that state folder in order, or end what a killed supervisor has left; say what was found.
 
-    Raises Unavailable when it takes longer than a minute.
+    Returns when nothing of it runs. Raises Unavailable when it takes longer than a minute.
     """
     supervisor = supervisor_of(folder)
     if supervisor is None:
         return await _clean_up(folder)
     os.kill(supervisor, signal.SIGTERM)
+    await _until(lambda: supervisor_of(folder) != supervisor and not _cleans_up(folder), supervisor)
+    return "stopped"
+
+
+async def bring_all_down() -> list[str]:
+    """Do so with every system of this user on this machine, all at once; return a line for each.
+
+    Raises Unavailable, after the others are down, with the lines of those that were not to be stopped.
+    """
+    systems = running_systems()
+    told = await asyncio.gather(*map(_bring_down, systems), return_exceptions=True)
+    running_systems()  # which forgets those that are down now
+    lines = [f"{one.system} ({one.state}): {what}" for one, what in zip(systems, told, strict=True)]
+    if any(isinstance(what, BaseException) for what in told):
+        raise Unavailable("\n".join(lines))
+    return lines
+
+
+async def _bring_down(noted: Noted) -> str:
+    if not noted.alone:
+        return await bring_down(noted.state)
+    os.kill(noted.supervisor, signal.SIGTERM)
+    await _until(lambda: not noted.alone, noted.supervisor)
+    return "its state folder was gone; stopped"
+
+
+async def _until(done: Callable[[], bool], supervisor: int) -> None:
     try:
         async with asyncio.timeout(_STOP_SECONDS):
-            while supervisor_of(folder) == supervisor:  # noqa: ASYNC110 - another process, it sets no event
+            while not done():  # noqa: ASYNC110 - another process, it sets no event
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise Unavailable(f"the system is still stopping after {_STOP_SECONDS:.0f} s (pid {supervisor})") from None
-    return "stopped"
+
+
+def _cleans_up(folder: Path) -> bool:
+    return is_held(folder) and supervisor_of(folder) is None
 
 
 async def _clean_up(folder: Path) -> str:

@@ -22,6 +22,7 @@ from covey.local.engines.engine import STOP_SECONDS
 from covey.local.environment import environment_file, write_environment
 from covey.local.plan import Adjust, Member, Plan, members_of
 from covey.local.program import Program
+from covey.local.registry import registered
 from covey.local.state import StateFolder, StateLost, open_state
 from covey.local.status import write_status
 from covey.local.system import ONE_PROCESS, System, read_system
@@ -238,15 +239,16 @@ async def running_system(root: Path, options: UpOptions | None = None) -> AsyncI
     if options.one_process:
         _require_single(system, options.replicas)
     folder = await open_state(options.state or system.root / ".covey")
-    try:
-        running = await _with_engines(system, folder, options)
+    with registered(system.name, folder.path):
         try:
-            await running.start()
-            yield running
+            running = await _with_engines(system, folder, options)
+            try:
+                await running.start()
+                yield running
+            finally:
+                await running.stop()
         finally:
-            await running.stop()
-    finally:
-        await folder.close()
+            await folder.close()
 
 
 async def _with_engines(system: System, folder: StateFolder, options: UpOptions) -> RunningSystem:

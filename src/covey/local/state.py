@@ -168,6 +168,11 @@ def supervisor_of(path: Path) -> int | None:
     return holder.pid if holder and _is_alive(holder) and _is_locked(path / _LOCK) else None
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether anybody holds that folder: a supervisor, or the guardian that still cleans up behind one."""
+    return (path / _LOCK).exists() and _is_locked(path / _LOCK)
+
+
 def killed_supervisor_of(path: Path) -> int | None:
     """Return the pid of a supervisor that died without giving the folder free, or None; nobody had it since."""
     holder = _holder(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from covey.local.registry import Noted
 from covey.local.status import SystemStatus, UnitStatus
 
 _HEADINGS = ("NAME", "STATE", "ADDRESS", "PID", "RESTARTS", "")
@@ -11,12 +12,16 @@ _HEADINGS = ("NAME", "STATE", "ADDRESS", "PID", "RESTARTS", "")
 
 def render(units: Sequence[UnitStatus], *, colours: bool = False) -> str:
     """Return the table as text, its columns aligned; with `colours`, what is up is green and the rest red."""
-    rows = [_HEADINGS, *(_row(unit) for unit in units)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = _aligned([_HEADINGS, *(_row(unit) for unit in units)])
     if colours:
         lines[1:] = [_coloured(line, unit.state) for line, unit in zip(lines[1:], units, strict=True)]
     return "\n".join(lines)
+
+
+def list_of(systems: Sequence[Noted]) -> str:
+    """Return a line for each system, with its supervisor and its state folder."""
+    rows = [(one.system, str(one.supervisor), str(one.state)) for one in systems]
+    return "\n".join(_aligned([("SYSTEM", "PID", "STATE FOLDER"), *rows]))
 
 
 def why_not_up(status: SystemStatus) -> str:
@@ -27,6 +32,11 @@ def why_not_up(status: SystemStatus) -> str:
     if not status.left:
         return f"{status.name} is not up any more{cause}; nothing is left of it; `covey up` starts it again"
     return f"{status.name} is not up any more{cause}; {', '.join(status.left)} still run: `covey down` ends them"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _row(unit: UnitStatus) -> tuple[str, ...]:

@@ -1,0 +1,179 @@
+"""The systems of one user, wherever they are: found, and ended all at once, with nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from covey.local.engines.placement import cache_folder
+from covey.local.processes import Record, read_records
+from covey.local.registry import registered, running_systems
+from covey.local.state import open_state, records_of
+
+Covey = Callable[..., subprocess.Popen[str]]
+
+
+def told_by(process: subprocess.Popen[str]) -> str:
+    """Wait until a command has ended well; return what it printed."""
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    return output
+
+
+def until_up(process: subprocess.Popen[str]) -> None:
+    """Read what `covey up` prints until it is up."""
+    assert process.stdout is not None
+    assert any("covey down" in line for line in process.stdout)
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache of this test's own, so that it ends nobody else's system. The template of databases is in it."""
+    (tmp_path / "cache").mkdir()
+    for entry in cache_folder().iterdir():
+        if entry.name != "systems":
+            (tmp_path / "cache" / entry.name).symlink_to(entry)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def covey(given: Mapping[str, str], cache: Path) -> Iterator[Covey]:
+    """A function that calls `covey` in a folder."""
+    called: list[subprocess.Popen[str]] = []
+
+    def call(folder: Path, *arguments: str, environment: Mapping[str, str] = given) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "covey.cli", *arguments],
+            cwd=folder,
+            env={**environment, "COVEY_CACHE": str(cache)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        called.append(process)
+        return process
+
+    yield call
+    for process in called:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def roots(system_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two systems, each with a folder and a name of its own."""
+    other = tmp_path_factory.mktemp("systems") / "other"
+    shutil.copytree(system_root, other, ignore=shutil.ignore_patterns("cache"))
+    file = other / "covey.toml"
+    file.write_text(file.read_text().replace('name = "test-', 'name = "other-'))
+    return [system_root, other]
+
+
+def records(root: Path) -> list[Record]:
+    return read_records(records_of(root / ".covey"))
+
+
+def shared_memory_of(record: Record) -> list[Path]:
+    """Return the files in shared memory that a process has open."""
+    found = re.findall(r"/dev/shm/\S+", Path(f"/proc/{record.pid}/maps").read_text())
+    return [Path(path) for path in dict.fromkeys(found)]
+
+
+def test_all_are_ended_at_once_whatever_their_folder_and_state(
+    covey: Covey, roots: list[Path], tmp_path: Path, cache: Path
+) -> None:
+    up, orphaned = covey(roots[0], "up", environment=os.environ), covey(roots[1], "up")
+    until_up(up)
+    until_up(orphaned)
+    running = [record for root in roots for record in records(root)]
+    memory = [path for record in running if record.name == "postgres" for path in shared_memory_of(record)]
+    for guardian in psutil.Process(orphaned.pid).children():
+        if "covey.local.guardian" in guardian.cmdline():
+            guardian.kill()
+    orphaned.kill()
+    orphaned.wait()
+
+    listed = told_by(covey(tmp_path, "status", "--all"))
+    told = told_by(covey(tmp_path, "down", "--all"))
+
+    assert [str(root / ".covey") in listed for root in roots] == [True, True]
+    assert re.search(rf"^test-\w+ \({roots[0]}/.covey\): stopped$", told, re.MULTILINE)
+    assert re.search(
+        rf"^other-\w+ \({roots[1]}/.covey\): .* ended what was left of it: alpha, beta", told, re.MULTILINE
+    )
+    assert len(running) == 9
+    assert not any(record.running() for record in running)
+    assert up.wait(1) == 0
+    assert sys.platform != "linux" or memory
+    assert not any(path.exists() for path in memory)
+    assert list((cache / "systems").iterdir()) == []
+    assert told_by(covey(tmp_path, "down", "--all")) == "no system of yours is up\n"
+    assert told_by(covey(tmp_path, "status", "--all")) == "no system of yours is up\n"
+
+
+def test_one_that_nobody_supervises_any_more_is_gone_from_the_list_once_its_guardian_is_done(
+    covey: Covey, roots: list[Path], cache: Path
+) -> None:
+    up = covey(roots[0], "up")
+    until_up(up)
+    running = records(roots[0])
+    up.kill()
+    eventually(lambda: not any(record.running() for record in running))
+    assert len(list((cache / "systems").iterdir())) == 1
+
+    assert told_by(covey(roots[0], "status", "--all", "--json")) == "[]\n"
+
+    assert list((cache / "systems").iterdir()) == []
+
+
+def test_down_returns_when_the_guardian_of_a_supervisor_that_it_ended_is_done(covey: Covey, roots: list[Path]) -> None:
+    up = covey(roots[0], "up")
+    until_up(up)
+    running = records(roots[0])
+    os.kill(up.pid, signal.SIGSTOP)  # it cannot stop in order, and is then killed
+
+    down = covey(roots[0], "down")
+    eventually(lambda: psutil.Process(up.pid).status() == psutil.STATUS_STOPPED)
+    up.kill()
+    up.wait()
+
+    assert told_by(down)
+    assert not any(record.running() for record in running)
+
+
+async def test_a_note_that_cannot_be_read_is_no_obstacle(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVEY_CACHE", str(cache))
+    (cache / "systems").mkdir()
+    (cache / "systems/torn.json").write_text('{"system": ')
+    (cache / "systems/strange.json").write_text(json.dumps({"system": "x", "state": 5}))
+    state = await open_state(tmp_path / "state")
+
+    with registered("shop", state.path):
+        assert [(one.system, one.state, one.supervisor) for one in running_systems()] == [
+            ("shop", tmp_path / "state", os.getpid())
+        ]
+        assert [path.name for path in (cache / "systems").iterdir() if path.stem in ("torn", "strange")] == []
+
+    assert running_systems() == []
+    await state.close()
