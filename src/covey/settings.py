@@ -55,6 +55,7 @@ class ServiceSettings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     system: str = Field(default="covey", validation_alias=AliasChoices("COVEY_SYSTEM", "system"))
     replica: str = Field(default="1", validation_alias=AliasChoices("COVEY_REPLICA", "replica"))
+    covey_service: str | None = Field(default=None, description="what covey.toml calls this service, if it has one")
     log_level: str = "INFO"
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_headers: Annotated[dict[str, str], NoDecode] = Field(
@@ -150,7 +151,7 @@ def load(settings: type[S], service: str, environment: Mapping[str, str] | None 
     """
     token = _given.set(_environment_of_the_process(service) if environment is None else environment)
     try:
-        return settings()
+        loaded = settings()
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
@@ -163,6 +164,12 @@ def load(settings: type[S], service: str, environment: Mapping[str, str] | None 
         ) from None
     finally:
         _given.reset(token)
+    if loaded.covey_service not in (None, service):
+        raise ConfigurationError(
+            f"covey.toml has [services.{loaded.covey_service}], and the code there is Service({service!r}): give both"
+            " one name, after which its streams and its database are called"
+        )
+    return loaded
 
 
 def environment_text(environment: Mapping[str, str]) -> str:

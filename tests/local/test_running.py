@@ -56,6 +56,7 @@ async def test_a_system_comes_up_with_engines_databases_migrations_and_services(
         assert alpha["WIRE"] == f"tcp://127.0.0.1:{helper['WIRE_PORT']}"
         assert helper["WIRE_PORT"] != helper["PORT"]
         assert (alpha["COVEY_SYSTEM"], alpha["COVEY_REPLICA"]) == (system.system.name, "1")
+        assert alpha["COVEY_SERVICE"] == "alpha"
         assert (alpha["NATS_URL"], alpha["VALKEY_URL"]) == (system.addresses.nats_url, system.addresses.valkey_url)
         assert table is True
         status = read_status(system_root / ".covey")

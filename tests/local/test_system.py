@@ -208,6 +208,11 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
             id="a value that no process can be told",
         ),
         pytest.param(
+            '[system]\nname = "a"\n[services.alpha]\n[services.beta]\npath = "services/../services/alpha/"\n',
+            r"line 5: services\.beta: its folder is that of services\.alpha, /.*/services/alpha, and so would be",
+            id="two services in one folder",
+        ),
+        pytest.param(
             '[system]\nname = "a"\n[services.alpha]\n[engines.nats]\nsync_interval = "2"\n',
             r"line 5: engines\.nats\.sync_interval: .*always, or a span such as 500ms, 10s, 2m",
             id="a span without a unit",

@@ -92,3 +92,12 @@ def test_settings_of_a_service_s_own_are_read_from_a_given_environment_by_the_sa
     found = load(Own, "shop", {**GOOD, "TAGS": '["a", "b"]', "PATIENCE": "PT2S"})
 
     assert (found.tags, found.patience) == (["a", "b"], timedelta(seconds=2))
+
+
+def test_a_service_that_the_system_knows_by_another_name_does_not_start() -> None:
+    told = r"covey\.toml has \[services\.shop\], and the code there is Service\('store'\): give both one name"
+
+    with pytest.raises(ConfigurationError, match=told):
+        load(ServiceSettings, "store", {**GOOD, "COVEY_SERVICE": "shop"})
+
+    assert load(ServiceSettings, "shop", {**GOOD, "COVEY_SERVICE": "shop"}).covey_service == "shop"

@@ -100,6 +100,10 @@ def test_the_first_difference_is_told(tmp_path: Path, old: str, new: str, differ
         ({"main.py": MAIN.replace("bar_url: str", "bar: int")}, "BAR: Field required"),
         ({"main.py": MAIN.replace("api = APIRouter()", "open_connection()")}, "open_connection"),
         ({"messages.py": MESSAGES.replace('"name"', '"nam"')}, "'nam' is not one of its fields"),
+        (
+            {"main.py": MAIN.replace('Service("club"', 'Service("clubs"')},
+            r"covey\.toml has \[services\.club\], and the code there is Service\('clubs'\)",
+        ),
     ],
 )
 async def test_a_service_that_cannot_be_described_is_named_with_the_reason(

@@ -17,7 +17,7 @@ from covey.local.system import ONE_PROCESS, REFERENCE, System
 Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 """Given the name of a process and what it would be told, returns what it is told instead."""
 
-_GIVEN_BY_COVEY = ("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL")
+_GIVEN_BY_COVEY = ("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL", "COVEY_SERVICE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ class Plan:
             further = {f"{name.upper()}_PORT": str(port) for name, port in member.ports.items()}
             return basics | further | {"COVEY_DATA": str(self.data / member.name)} | own
         backing = {
+            "COVEY_SERVICE": member.entry,
             "COVEY_REPLICA": str(member.replica),
             "DATABASE_URL": self.database_urls[member.entry],
             "NATS_URL": self.addresses.nats_url,

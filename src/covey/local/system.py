@@ -52,6 +52,8 @@ ONE_PROCESS = "services"
 """The name of the process that runs all services, where one does."""
 _RESERVED = {"postgres": "an engine", "nats": "an engine", "valkey": "an engine", ONE_PROCESS: "all of them together"}
 
+_SHARED = "its folder is that of services.{}, {}, and so would be its migrations and contracts: give each its own"
+
 _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _SPAN = r"^(always|[0-9]+(ms|s|m))$"
 _PORT = r"^[a-z][a-z0-9]*$"
@@ -246,6 +248,8 @@ def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("services", service), f"services.{service}: there is no package {system.module(service)} in {folder}"
         elif not (system.folder(service) / system.module(service) / "__main__.py").is_file():
             yield ("services", service), _not_to_be_run(system, service)
+    for service, other in _sharing_a_folder(system):
+        yield ("services", service, "path"), f"services.{service}: {_SHARED.format(other, system.folder(service))}"
     for process, entry in system.processes.items():
         if not system.folder(process).is_dir():
             yield ("processes", process, "path"), f"processes.{process}: there is no folder {system.folder(process)}"
@@ -260,6 +264,15 @@ def _problems(system: System) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("demo", "module"), f"demo.module: {problem}"
     if system.drill is not None and not _module_exists(system.root, system.drill.module):
         yield ("drill", "module"), f"drill.module: there is no module {system.drill.module} in {system.root}"
+
+
+def _sharing_a_folder(system: System) -> Iterator[tuple[str, str]]:
+    """Yield each service whose folder is that of one before it, with that one."""
+    owners: dict[Path, str] = {}
+    for service in system.services:
+        owner = owners.setdefault(system.folder(service), service)
+        if owner != service:
+            yield service, owner
 
 
 def _module_exists(root: Path, module: str) -> bool:
