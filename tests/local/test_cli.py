@@ -444,6 +444,28 @@ def test_a_change_that_does_not_start_is_reported_and_the_next_one_mends_it(cove
     assert up.process.poll() is None
 
 
+def test_a_change_of_the_system_file_is_said_and_restarts_nothing(covey: Covey, system_root: Path) -> None:
+    file = system_root / "covey.toml"
+    text = file.read_text()
+    up = covey("up")
+    up.shows("covey down")
+    running = {record.name: record.pid for record in records(system_root)}
+
+    file.write_text(text + "[services.gamma]\n")
+    up.shows("covey.toml has changed, and what is up goes on without it: ")
+    up.shows("services.gamma: there is no package gamma_service")
+    replacement = system_root / "edited"
+    replacement.write_text(text.replace("[services.beta]", "[services.beta]\nreplicas = 2"))
+    replacement.rename(file)
+    up.shows("To have it run as the file says: covey down && covey up")
+    file.write_text(text)
+    up.shows("covey.toml is again what is up")
+
+    assert {record.name: record.pid for record in records(system_root)} == running
+    assert up.shown.count("covey.toml") == 4
+    assert "restarting" not in up.shown
+
+
 def test_a_new_revision_is_applied_before_the_service_is_reloaded(covey: Covey, system_root: Path) -> None:
     up = covey("up")
     up.shows("covey down")

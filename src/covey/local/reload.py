@@ -1,6 +1,7 @@
 """Restart what runs code that has changed: a service for its own files, all of them for covey's.
 
-Where all run in one process, that process.
+Where all run in one process, that process. A change of the system file restarts nothing: it may add and remove what
+runs, so it is only said.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from watchfiles import PythonFilter, awatch
 
-from covey.errors import CoveyError
+from covey.errors import ConfigurationError, CoveyError
 from covey.local.running import RunningSystem
-from covey.local.system import System
+from covey.local.system import FILE, System, read_system
 
 _COVEY = Path(__file__).resolve().parents[1]
 _EDITORS_SAVE_WITHIN_MS = 200
@@ -39,6 +40,42 @@ async def _reload(running: RunningSystem, entries: set[str], paths: list[Path], 
         await running.restart(units)
     except CoveyError as error:
         say(f"not reloaded: {error}")
+
+
+async def watch_system_file(running: RunningSystem, say: Callable[[str], None]) -> None:
+    """Watch the system file until cancelled; say when it is no longer what is up, and what to do about it."""
+    file = running.system.root / FILE
+    known: System | str = running.system
+    try:
+        # The folder and not the file: editors replace a file by another.
+        async for _ in awatch(
+            file.parent,
+            watch_filter=lambda _, path: Path(path) == file,
+            recursive=False,
+            debounce=_EDITORS_SAVE_WITHIN_MS,
+            step=50,
+        ):
+            now = _read_or_mistakes(file.parent)
+            if now != known:
+                say(_changed(now, running.system))
+            known = now
+    except (OSError, RuntimeError) as error:
+        say(f"changes of {FILE} are not watched: {error}")
+
+
+def _read_or_mistakes(root: Path) -> System | str:
+    try:
+        return read_system(root)
+    except ConfigurationError as error:
+        return str(error)
+
+
+def _changed(now: System | str, up: System) -> str:
+    if isinstance(now, str):
+        return f"{FILE} has changed, and what is up goes on without it: {now}"
+    if now == up:
+        return f"{FILE} is again what is up"
+    return f"{FILE} has changed; what is up goes on as it was. To have it run as the file says: covey down && covey up"
 
 
 def _watched(system: System) -> dict[Path, set[str]]:

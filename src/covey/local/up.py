@@ -15,7 +15,7 @@ from signal import SIGHUP, SIGINT, SIGTERM
 
 from covey.local.engines.embedded import NAMES
 from covey.local.origin import copied
-from covey.local.reload import reload_on_change
+from covey.local.reload import reload_on_change, watch_system_file
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.state import AlreadyRunning, StateLost, killed_supervisor_of, supervisor_of
 from covey.local.status import describe, read_status
@@ -54,6 +54,7 @@ class Foreground:
         self._begin()
         async with running_system(self._root, self._options) as running, asyncio.TaskGroup() as group:
             group.create_task(reload_on_change(running, self._say))
+            group.create_task(watch_system_file(running, self._say))
             group.create_task(self._keep_folder(running))
             await asyncio.sleep(0)  # it watches from here on, so that no change after the summary is missed
             self._is_up = True
