@@ -7,6 +7,7 @@ RUN := $(VENV)/bin/python
 UV := PYTHON=$(PYTHON) .ci/uv
 SERVICES := $(wildcard services/*/pyproject.toml)
 READY := $(VENV)/.ready
+STATES = $(wildcard .covey examples/*/.covey)
 
 # Tests make and remove hundreds of databases, and ext4 looks at every file that was removed in the last minute before
 # it makes another: with memory to spare, theirs are in memory. `make test TMPDIR=/tmp` keeps them on the disk.
@@ -74,5 +75,6 @@ $(READY): requirements.lock pyproject.toml $(SERVICES) .ci/uv
 	@touch $@
 
 clean: ## Remove what was made here: environment, state, caches
-	@if [ -x $(VENV)/bin/covey ] && [ -d .covey ]; then $(VENV)/bin/covey down; fi
-	rm -rf .venv .tools .covey .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@for state in $(STATES); do if [ -x $(VENV)/bin/covey ]; then (cd $$state/.. && $(CURDIR)/$(VENV)/bin/covey down); fi; done
+	rm -rf .venv .tools $(STATES) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,7 +23,7 @@ from covey.local.system import System
 from tests.docs.pages import ROOT, Block, all_blocks, blocks, name_of, own_code, pages
 
 LANGUAGES = {"python", "toml", "json", "sql", "sh", "console", "http", "text"}
-_ORDINARY = {"cd", "curl", "export", "git", "kill", "psql", "uvicorn", "pytest", "jq"}
+_ORDINARY = {"cd", "cp", "curl", "export", "git", "kill", "mkdir", "psql", "uvicorn", "pytest", "jq"}
 
 
 def test_every_block_names_a_language_that_is_checked() -> None:

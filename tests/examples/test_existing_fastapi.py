@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,12 +25,14 @@ from covey.errors import DefinitionError
 from covey.ids import new_id
 from covey.local.engines.embedded import Engines
 from covey.local.ports import free_port
+from covey.local.running import UpOptions, running_system
 from covey.message import Envelope
 from covey.messaging.broker import Topic
 from covey.messaging.brokers.nats import NatsBroker
 from covey.messaging.cloud_events import to_headers
 from covey.testing.eventually import eventually
 from covey.testing.serving import serving
+from tests.docs.pages import blocks
 
 FOLDER = Path(__file__).parents[2] / "examples" / "existing-fastapi"
 REGISTERED = Topic("event", "customer-registered")
@@ -220,3 +223,18 @@ async def test_publishing_without_an_effect_is_refused_rather_than_lost(
         with pytest.raises(DefinitionError, match="begin one first"):
             async with crm.publishing(session, state.messaging):
                 pass
+
+
+@pytest.mark.slow
+async def test_the_engines_of_covey_up_will_do(crm: ModuleType, tmp_path: Path) -> None:
+    (stated,) = [block.text for block in blocks(FOLDER / "README.md") if block.language == "toml"]
+    assert tomllib.loads(stated) == tomllib.loads((FOLDER / "covey.toml").read_text())
+    async with running_system(FOLDER, UpOptions(without=["crm"], state=tmp_path / ".covey")) as system:
+        told = await system.told("crm")
+        assert all(f"`{name}`" in (FOLDER / "README.md").read_text() for name in told)
+        import_module("migrate").main(told["DATABASE_URL"])
+
+        async with process(Place(told["DATABASE_URL"], told["NATS_URL"], told["COVEY_SYSTEM"])) as (_, http):
+            customer = await register(http, "Ada")
+            async with http.get(f"/customers/{customer}") as response:
+                assert await response.json() == {"name": "Ada", "orders": 0}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +14,9 @@ import asyncpg
 import pytest
 
 from covey.local.running import RunningSystem, UpOptions, running_system
+from covey.local.system import read_system
 from covey.testing.eventually import eventually
+from covey.tools.export import export
 
 FOLDER = Path(__file__).parents[2] / "examples" / "first-service"
 CHOICES = ("tea", "coffee", "water")
@@ -35,6 +40,37 @@ async def test_every_accepted_vote_is_counted_once_though_the_service_is_killed(
         await eventually(lambda: all_counted(http, durable))
         assert accepted <= durable, "a vote that was answered with 202 is not in the outbox"
         assert durable.total() <= len(votes) + len(CHOICES)
+
+
+def rows_of(readme: str) -> list[tuple[str, str]]:
+    """Return what the table of the page renames, from and to."""
+    cells = [re.findall(r"`([^`]+)`", line) for line in readme.splitlines() if line.startswith("| ")]
+    return [(row[-2], row[-1]) for row in cells if row]
+
+
+def test_a_copy_that_is_renamed_as_the_page_says_is_a_service_of_its_own(tmp_path: Path) -> None:
+    readme = (FOLDER / "README.md").read_text()
+    commands = re.search(r"```sh\n(mkdir .*?)```", readme, re.DOTALL)
+    assert commands is not None
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone/examples").symlink_to(FOLDER.parent)
+    subprocess.run(["sh", "-e", "-c", commands[1]], cwd=tmp_path / "clone", check=True)
+    for file in (tmp_path / "library").rglob("*.*"):
+        text = file.read_text()
+        for old, new in rows_of(readme):
+            text = text.replace(old, new)
+        file.write_text(text)
+
+    system = read_system(tmp_path / "library")
+    exported = asyncio.run(export(system, system.services, os.environ))
+
+    assert not [file for file in (tmp_path / "library").rglob("*.*") if re.search(r'ballot["_.]', file.read_text())]
+    assert {(one.service, one.file.name) for one in exported} == {("loans", "asyncapi.json"), ("loans", "openapi.json")}
+    assert sorted(str(file.relative_to(tmp_path / "library")) for file in (tmp_path / "library").rglob("*.*")) == [
+        "covey.toml",
+        *(f"loans_service/{name}.py" for name in ("__init__", "__main__", "main")),
+        "migrations/0001_tally.py",
+    ]
 
 
 def client(system: RunningSystem) -> aiohttp.ClientSession:

@@ -16,6 +16,7 @@ from covey.messaging.broker import Extent
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.brokers.nats import NatsBroker
 from covey.testing.broker_contract import event
+from tests.docs.pages import ROOT, blocks
 
 pytest_plugins = ["pytester"]
 
@@ -137,6 +138,21 @@ def test_a_users_project_runs_with_it(pytester: pytest.Pytester, arguments: list
     result = pytester.runpytest_subprocess(*STRICTLY, *arguments)
 
     result.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("settings", ["as the page has them", "none"])
+def test_the_first_test_of_the_page_runs_with_the_settings_of_the_page(
+    pytester: pytest.Pytester, settings: str
+) -> None:
+    page = list(blocks(ROOT / "docs/testing.md"))
+    toml = next(block.text for block in page if block.language == "toml")
+    if settings != "none":
+        pytester.makepyprojecttoml(toml)
+    pytester.makepyfile(test_club=next(block.text for block in page if block.language == "python"))
+
+    result = pytester.runpytest_subprocess("-W", "error")
+
+    result.assert_outcomes(**({"failed": 1} if settings == "none" else {"passed": 1}))
 
 
 def test_databases_are_dropped_after_their_test(pytester: pytest.Pytester) -> None:

@@ -16,8 +16,9 @@ class VoteCast(Event, type="ballot.vote-cast.v1", key="choice"):
 
 
 @api.post("/votes/{choice}", status_code=202)
-async def cast(choice: str, work: Transaction) -> None:
+async def cast(choice: str, work: Transaction) -> dict[str, str]:
     work.publish(VoteCast(choice=choice))  # written to the outbox; committed before the 202 is sent
+    return {"accepted": choice}
 
 
 @router.on(VoteCast)
