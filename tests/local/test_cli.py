@@ -627,6 +627,26 @@ def test_a_wrong_system_file_has_a_status_of_its_own(covey: Covey, system_root: 
     assert "line 1: system.name: it is missing" in command.shown
 
 
+def test_status_says_what_is_wrong_with_the_system_file_whether_the_system_is_up_or_not(
+    covey: Covey, system_root: Path
+) -> None:
+    good = (system_root / "covey.toml").read_text()
+    up = covey("up")
+    up.shows("covey down")
+    (system_root / "covey.toml").write_text(f"{good}[services.alhpa]\n")
+
+    while_up = covey("status")
+    assert while_up.ends() == 0
+    assert re.search(r"services\.alhpa: there is no package .*\n.*was started before", while_up.shown)
+    assert "alpha   up " in while_up.shown
+    up.press_ctrl_c()
+    assert up.ends() == 0
+    after = covey("status")
+    assert after.ends() == 2
+    assert "services.alhpa: there is no package" in after.shown
+    assert "is not up" not in after.shown
+
+
 @pytest.mark.parametrize("command", ["", "up", "down", "dead", "dead list", "demo"])
 def test_help_is_asked_for_by_either_option(command: str) -> None:
     shown = [

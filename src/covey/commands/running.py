@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from covey.commands.terminal import AsJson, colours, root, run, say, say_if_heard, state
+from covey.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from covey.local.status import SystemStatus
@@ -76,6 +77,7 @@ def status(
         _show_all(as_json)
         return
     found = _found_status()
+    _look_at_system_file(found)
     if as_json:
         say(json.dumps(asdict(found)))
     elif found.supervisor is None:
@@ -127,6 +129,18 @@ def _show_all(as_json: bool) -> None:
         say(json.dumps([asdict(one) for one in systems], default=str))
     else:
         say(list_of(systems) if systems else "no system of yours is up")
+
+
+def _look_at_system_file(found: SystemStatus) -> None:
+    """Say what is wrong with the system file; where nothing runs that is all there is to say, and it is raised."""
+    from covey.local.system import read_system
+
+    try:
+        read_system(root())
+    except ConfigurationError as error:
+        if found.supervisor is None and not found.left:
+            raise
+        typer.echo(f"covey: {error}\nwhat runs was started before that", err=True)
 
 
 def _found_status() -> SystemStatus:
