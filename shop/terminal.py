@@ -65,8 +65,8 @@ class Terminal:
         Nothing at all when this is no terminal.
         """
         if self._moving:
-            lines = [self.styled(f"  … {text}"[: self.columns], "dim")]
-            lines += [self.styled(f"  {prompt}"[: self.columns], "bold")] if prompt else []
+            lines = [self.styled(self._cut(f"  … {text}"), "dim")]
+            lines += [self.styled(self._cut(f"  {prompt}"), "bold")] if prompt else []
             self._stream.write(self._cleared() + "\n".join(lines))
             self._stream.flush()
             self._dirty = len(lines)
@@ -98,7 +98,16 @@ class Terminal:
     def _folded(self, text: str, at: int, indent: int) -> list[str]:
         if len(text) <= self.columns - at:
             return [text]
-        return textwrap.wrap(text, max(self.columns - at, 20 + indent), subsequent_indent=" " * indent)
+        width = max(self.columns - at, 20 + indent)
+        return textwrap.wrap(
+            text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+
+    def _cut(self, text: str) -> str:
+        """Return what of a text fits on one line, in whole words."""
+        if len(text) <= self.columns:
+            return text
+        return f"{text[: self.columns - 1].rpartition(' ')[0]} …"[: self.columns]
 
     def _cleared(self) -> str:
         clear = ("", "\r\x1b[K", "\r\x1b[A\x1b[J")[self._dirty]

@@ -109,6 +109,10 @@ async def _order(connection: Any, order_id: UUID) -> list[Moment]:
     ]
 
 
+def _pieces(number: int) -> str:
+    return "1 piece" if number == 1 else f"{number} pieces"
+
+
 async def _inventory(connection: Any, order_id: UUID) -> list[Moment]:
     row = await connection.fetchrow("SELECT * FROM reservation WHERE order_id = $1", order_id)
     if row is None:
@@ -116,7 +120,7 @@ async def _inventory(connection: Any, order_id: UUID) -> list[Moment]:
     pieces = await connection.fetchval("SELECT sum(quantity) FROM reservation_line WHERE order_id = $1", order_id)
     moments = []
     if pieces:
-        moments.append(Moment(at=row["made_at"], service="inventory", kind="row", text=f"{pieces} pieces reserved"))
+        moments.append(Moment(at=row["made_at"], service="inventory", kind="row", text=f"{_pieces(pieces)} reserved"))
     if row["status"] != "held":
         text = _with(f"reservation {row['status']}", row["reason"])
         moments.append(Moment(at=row["changed_at"], service="inventory", kind="row", text=text))
@@ -126,7 +130,7 @@ async def _inventory(connection: Any, order_id: UUID) -> list[Moment]:
         order_id,
     )
     return moments + [
-        Moment(at=one["made_at"], service="inventory", kind="row", text=f"{one['pieces']} pieces free again")
+        Moment(at=one["made_at"], service="inventory", kind="row", text=f"{_pieces(one['pieces'])} free again")
         for one in restocks
     ]
 

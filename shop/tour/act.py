@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +30,7 @@ async def perform(stage: Stage, acts: Sequence[Act]) -> None:
     for number, act in enumerate(acts, 1):
         stage.terminal.heading(f"{number}/{len(acts)}  {act.title}")
         for line in act.before:
-            stage.terminal.say(f"  {line}")
+            stage.terminal.beside("  ", line, 2)
         foreign = [name for name in act.needs if name not in stage.system.units]
         if foreign:
             stage.terminal.say(f"  left out: {', '.join(foreign)} is one of yours, by an address in the environment")
@@ -43,13 +42,11 @@ async def perform(stage: Stage, acts: Sequence[Act]) -> None:
 
 
 async def _perform(stage: Stage, act: Act) -> None:
-    began = time.perf_counter()
     try:
         await act.play(stage)
         await stage.invariants()
     except CoveyError as error:
         stage.check(str(error), good=False)
     for line in act.after:
-        stage.terminal.say(f"  {line}")
-    read = stage.terminal.styled(f"read {act.page}", "bold")
-    stage.terminal.say(f"  {read}  {stage.terminal.styled(f'({time.perf_counter() - began:.0f} s)', 'dim')}")
+        stage.terminal.beside("  ", line, 2)
+    stage.terminal.say(f"  {stage.terminal.styled(f'read {act.page}', 'bold')}")

@@ -89,6 +89,22 @@ def test_a_revision_that_fails_changes_nothing_and_says_why(
     assert _query(url, "SELECT to_regclass('public.a')") == [(None,)]
 
 
+def test_of_several_revisions_the_one_that_fails_is_named(make_database: MakeDatabase, write_files: WriteFiles) -> None:
+    url = make_database()
+    folder = write_files(
+        {
+            "0001_a.py": _revision(1, "CREATE TABLE a (x int)"),
+            "0002_b.py": _revision(2, "INSERT INTO nowhere VALUES (1)"),
+            "0003_c.py": _revision(3, "CREATE TABLE c (x int)"),
+        }
+    )
+
+    with pytest.raises(QueryFailed, match=f'0002 in {folder} was rolled back: relation "nowhere" does not exist'):
+        migrate(url, folder)
+
+    assert _query(url, "SELECT to_regclass('public.a')::text, to_regclass('public.c')::text") == [("a", None)]
+
+
 def test_a_migration_does_not_queue_behind_a_long_transaction(
     make_database: MakeDatabase, write_files: WriteFiles
 ) -> None:

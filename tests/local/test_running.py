@@ -112,7 +112,7 @@ async def test_what_is_held_stays_dead_until_it_is_released(system_root: Path, g
         assert status is not None
         (held,) = (unit for unit in status.units if unit.name == "alpha")
         assert (held.state, held.pid) == ("held", None)
-        assert held.detail == "killed by SIGKILL; it stays down until it is released"
+        assert held.detail == "killed by SIGKILL; a tour or a test holds it down, and starts it again"
         alpha.release()
         await alpha.up()
 

@@ -115,6 +115,12 @@ async def test_many_are_replayed_by_what_they_have_in_common(desk: Desk) -> None
     await eventually(lambda: _dead(desk.shop, 3))
 
 
+async def test_where_there_is_none_the_list_says_what_that_means(desk: Desk) -> None:
+    assert "shop has no dead letter: what it was sent is handled, or" in (await desk.covey("list", "shop"))[1]
+    assert "covey dead list shop shows those of every type" in (await desk.covey("list", "shop", "--type", "x.y.v1"))[1]
+    assert (await desk.covey("list", "shop", "--json"))[1] == "[]\n"
+
+
 async def test_a_mistake_is_one_line_with_what_to_do(desk: Desk) -> None:
     for words, status, text in (
         (("show", "shop", "nothing"), 1, "no dead letter with the key or message id 'nothing'"),

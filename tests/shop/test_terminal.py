@@ -45,7 +45,7 @@ def test_a_prompt_stands_below_what_goes_on_and_both_are_wiped_out(monkeypatch: 
     terminal.say("started")
 
     assert stream.getvalue() == (
-        "\x1b[2m  … eight orders wait, and mo\x1b[0m\n\x1b[1m  ⏎ start it\x1b[0m\r\x1b[A\x1b[Jstarted\n"
+        "\x1b[2m  … eight orders wait, and …\x1b[0m\n\x1b[1m  ⏎ start it\x1b[0m\r\x1b[A\x1b[Jstarted\n"
     )
 
 
@@ -69,6 +69,23 @@ def test_a_result_is_wrapped_on_a_narrow_terminal_and_whole_in_a_pipe(monkeypatc
 
     assert narrow.getvalue() == "  ✓ postgres, nats,\n    order are up\n"
     assert pipe.getvalue() == "  ✓ postgres, nats, order are up\n"
+
+
+def test_no_word_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = FakeTty()
+    terminal = Terminal(stream)
+
+    terminal.beside("  ", "a read-only replica of services/notification/mail_sink", 2)
+    terminal.meanwhile("payment-authorizations wait")
+
+    assert stream.getvalue().splitlines() == [
+        "  a read-only replica",
+        "  of",
+        "  services/notification/mail_sink",
+        "  … …",
+    ]
 
 
 def test_a_terminal_that_can_do_nothing_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

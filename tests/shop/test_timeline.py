@@ -55,7 +55,7 @@ async def test_one_key_leads_through_every_service(shop: Shop) -> None:
         ("shipping", "row", "goods received"),
         ("payment", "row", "intent to refund 12.50"),
         ("provider", "provider", "refund 12.50"),
-        ("inventory", "row", "1 pieces free again"),
+        ("inventory", "row", "1 piece free again"),
         ("order", "saga", "return-order completed"),
         ("order", "row", "return completed"),
     ]

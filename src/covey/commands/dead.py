@@ -52,7 +52,7 @@ def dead_list(
     if as_json:
         say(to_json(letters))
     else:
-        say(table(letters) if letters else f"{service} has no such dead letter")
+        say(table(letters) if letters else _none(service, filtered=bool(of_type or reason)))
 
 
 @commands.command("show", cls=_Command, epilog="Example: covey dead show payment 0197c0de-0000-7000-8000-000000000000")
@@ -125,6 +125,12 @@ def dead_discard(
     """Give a dead letter up for good; what waits behind it goes on."""
     _with_dead(service, lambda dead: dead.discard(name, reason))
     say("discarded")
+
+
+def _none(service: str, *, filtered: bool) -> str:
+    if filtered:
+        return f"{service} has no such dead letter; covey dead list {service} shows those of every type and reason"
+    return f"{service} has no dead letter: what it was sent is handled, or will be tried again by itself"
 
 
 def _with_dead(service: str, ask: Callable[[DeadLetters], Awaitable[T]]) -> T:

@@ -62,7 +62,9 @@ def migrate(database_url: str, service_migrations: Path | None) -> list[str]:
 
 
 def _upgrade(connection: Connection, history: _History) -> list[str]:
-    config = Config(attributes={"connection": connection, "version_table": (history.version_table, history.schema)})
+    applied: list[str] = []
+    table = (history.version_table, history.schema)
+    config = Config(attributes={"connection": connection, "version_table": table, "applied": applied})
     config.set_main_option("script_location", _escaped(_FOLDER))
     config.set_main_option("version_locations", _escaped(history.revisions))
     config.set_main_option("path_separator", "newline")  # a path may hold spaces, colons and commas
@@ -75,7 +77,8 @@ def _upgrade(connection: Connection, history: _History) -> list[str]:
     except (CommandError, RevisionError, UserWarning) as error:
         raise ConfigurationError(f"the migrations in {history.revisions} make no history: {error}") from error
     except DBAPIError as error:
-        raise QueryFailed(f"a migration in {history.revisions} was rolled back: {error.orig}") from error
+        failed = next((revision for revision in pending if revision not in applied), "a revision")
+        raise QueryFailed(f"{failed} in {history.revisions} was rolled back: {error.orig}") from error
     return [f"{history.name}:{revision}" for revision in pending]
 
 

@@ -124,7 +124,7 @@ def describe(state: UnitState) -> tuple[str, str]:
         case Waiting(reason, failures, pause_seconds):
             return "waiting", f"{reason}; attempt {failures + 1} in {pause_seconds:.1f} s"
         case Held(reason):
-            return "held", f"{reason}; it stays down until it is released"
+            return "held", f"{reason}; a tour or a test holds it down, and starts it again"
         case _:
             assert_never(state)
 

@@ -9,6 +9,7 @@ context.configure(
     version_table=table,
     version_table_schema=schema,
     transaction_per_migration=True,
+    on_version_apply=lambda *, step, **_: context.config.attributes["applied"].append(step.up_revision_id),
 )
 with context.begin_transaction():
     context.run_migrations()
