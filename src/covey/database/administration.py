@@ -80,11 +80,11 @@ async def _opens(url: str) -> bool:
 async def _connection(url: str) -> AsyncIterator[asyncpg.Connection]:
     try:
         connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise DatabaseUnavailable(f"PostgreSQL at {_without_password(url)} does not open: {error}") from error
     try:
         yield connection
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise DatabaseUnavailable(f"PostgreSQL at {_without_password(url)}: {error}") from error
     finally:
         await connection.close(timeout=_CONNECT_SECONDS)
