@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,7 +17,7 @@ from tests.crash.logbook import DIRECT, TURN, is_typical
 from tests.crash.points import Point, points_of
 from tests.crash.watcher import Watcher
 from tests.harness.customer import Customer
-from tests.harness.lanes import busy_lanes
+from tests.harness.lanes import Lanes
 from tests.harness.ledger import Found, Ledger
 from tests.harness.outcomes import Outcome
 from tests.harness.shop import Shop
@@ -54,9 +54,10 @@ class Strike:
 class Lane:
     """Runs orders in one shop. One at a time: whatever moves belongs to the order that is under way."""
 
-    def __init__(self, shop: Shop, ledger: Ledger) -> None:
+    def __init__(self, shop: Shop, ledger: Ledger, lanes: Mapping[str, Lanes]) -> None:
         self.shop = shop
         self._ledger = ledger
+        self._busy = lanes
         self.watchers: dict[str, Watcher] = {}
         for service in shop.replicas:
             replica = shop.replica(service)
@@ -93,19 +94,22 @@ class Lane:
 
     @asynccontextmanager
     async def _lanes(self, outcome: Outcome) -> AsyncIterator[None]:
-        if not outcome.busy:
+        """Have all services' lanes busy whenever something arrives, if the outcome wants that."""
+        for service, watcher in self.watchers.items():
+            watcher.busy = self._busy[service] if outcome.busy else None
+        try:
             yield
-            return
-        async with busy_lanes(*self.shop.sources.databases.values()):
-            yield
+        finally:
+            for lanes in self._busy.values() if outcome.busy else ():
+                await lanes.free_all()
 
     async def strike(self, point: Point, outcome: Outcome, *, cold: bool = False) -> Strike | None:
         """Run an order of the outcome and kill at the point; None: the point was not reached, and all went well."""
-        async with self._lanes(outcome):
-            return await self._strike(point, outcome, cold)
-
-    async def _strike(self, point: Point, outcome: Outcome, cold: bool) -> Strike | None:
         customer = await self._begin(outcome, point)
+        async with self._lanes(outcome):
+            return await self._strike(point, outcome, customer, cold)
+
+    async def _strike(self, point: Point, outcome: Outcome, customer: Customer, cold: bool) -> Strike | None:
         watcher, replica = self.watchers[point.service], self.shop.replica(point.service)
         if point.about.startswith(DIRECT):
             await watcher.rested()
@@ -119,6 +123,7 @@ class Lane:
             return None
         killed_at = time.monotonic()
         strike = Strike(point, status=await replica.died())
+        await self._busy[point.service].free_all()  # what it was about to store will not be
         strike.unfinished = await self._ledger.unfinished(customer.user_id)
         if not ordering.done():
             strike.unfinished.append("the customer waits for an answer")

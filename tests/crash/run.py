@@ -14,6 +14,7 @@ from shop.auditor import audit
 from tests.crash.lane import Lane, Strike
 from tests.crash.points import Point
 from tests.harness.floor import Floor, floor
+from tests.harness.lanes import lanes_of
 from tests.harness.ledger import Ledger
 from tests.harness.outcomes import OUTCOMES, Outcome
 from tests.harness.shop import open_shop
@@ -63,18 +64,24 @@ class Run:
         self._names = count(1)
         self.results = Results()
 
-    async def record(self, outcomes: Iterable[Outcome] = OUTCOMES) -> list[Point]:
-        """Run one order of each outcome undisturbed, and return all points, in order.
+    async def record(self, lanes: int = 1, outcomes: Collection[Outcome] = OUTCOMES) -> list[Point]:
+        """Run one order of each outcome undisturbed, in `lanes` shops, and return all points, in order."""
+        waiting = deque(outcomes)
+        points: dict[str, list[Point]] = {}
+        await asyncio.gather(*(self._record(waiting, points) for _ in range(lanes)))
+        return [point for outcome in outcomes for point in points[outcome.name]]
+
+    async def _record(self, waiting: deque[Outcome], points: dict[str, list[Point]]) -> None:
+        """Record what waits, in one shop.
 
         What a connection does for the first time is another one's first time in the next run. So one order goes
         ahead of each that is recorded.
         """
-        points: list[Point] = []
         async with self._lane() as lane:
-            for outcome in outcomes:
+            while waiting:
+                outcome = waiting.popleft()
                 await lane.record(outcome)
-                points += await lane.record(outcome)
-        return points
+                points[outcome.name] = await lane.record(outcome)
 
     async def strike_all(self, points: Iterable[Point], lanes: int, *, cold: bool = False) -> Results:
         """Kill at every point, in `lanes` shops beside each other, and audit each shop as a whole at its end."""
@@ -125,8 +132,9 @@ class Run:
         async with (
             open_shop(self._floor, f"shop{next(self._names)}") as shop,
             Ledger.open(shop.sources) as ledger,
+            lanes_of(shop.sources.databases) as lanes,
         ):
-            yield Lane(shop, ledger)
+            yield Lane(shop, ledger, lanes)
 
 
 @asynccontextmanager

@@ -12,9 +12,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from covey.messaging.ingest import LONG_TURN_SECONDS, REST
-from tests.crash.logbook import DIRECT, Logbook, Sighting
+from tests.crash.logbook import DIRECT, INGEST, Logbook, Sighting
 from tests.crash.points import Point
-from tests.crash.seams import BEGIN, COMMIT, LATE, READ, When
+from tests.crash.seams import ACCEPT, BEGIN, COMMIT, LATE, READ, STORE, When
+from tests.harness.lanes import Lanes
 from tests.wire.exchange import Arrival, Call, Exchange, Mailing, Publication, Stage, Statement
 
 _SIDES: dict[type, dict[Stage, When]] = {
@@ -49,6 +50,8 @@ class Watcher:
         """Waits until a call to the provider may go on."""
         self.booked: OnBooking = _nothing
         """Waits until somebody outside has booked a call, or taken a mail."""
+        self.busy: Lanes | None = None
+        """Lanes that are busy whenever something arrives, and free again once it is stored."""
         self._accepted: set[str] = set()
         self._rests_until = 0.0
         self.watch(None)
@@ -79,12 +82,16 @@ class Watcher:
                 await self.calling(exchange)
             for sighting in sightings:
                 await self._look_ahead(exchange, sighting)
+        if self.busy and stage is Stage.ANSWER and _takes_in(exchange, sightings):
+            await self.busy.free()
         when = _SIDES[type(exchange)].get(stage)
         if when is not None and any(self._is_there(sighting, when) for sighting in sightings):
             self._kill()
             return False
         if isinstance(exchange, Call | Mailing) and self._is_to_be_booked(stage, sightings):
             self._waiting.add(asyncio.create_task(self._kill_once_booked(exchange)))
+        if self.busy and stage is Stage.REQUEST and _takes_in(exchange, sightings):
+            await self.busy.hold()
         return True
 
     def _enter(self, stage: Stage, exchange: Exchange) -> list[Sighting]:
@@ -135,3 +142,13 @@ class Watcher:
     def _kill(self) -> None:
         self.struck.set()
         self._strike()
+
+
+def _takes_in(exchange: Exchange, sightings: list[Sighting]) -> bool:
+    """Tell whether this statement handles or stores what has arrived, and takes a look at the lanes for that."""
+    takers = (ACCEPT, STORE)
+    return (
+        isinstance(exchange, Statement)
+        and exchange.session.role.startswith(INGEST)
+        and any(one.call.startswith(takers) for one in sightings)
+    )

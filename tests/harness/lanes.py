@@ -6,43 +6,52 @@ What arrives meanwhile cannot be handled at once: it is stored, and a worker han
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import asyncpg
 
 from covey.messaging.options import LANES
-from covey.testing.eventually import eventually
 
-_HOLD = "SELECT pg_advisory_lock($1, lane) FROM generate_series(0, 15) AS lane"
+_HOLD = f"SELECT pg_advisory_lock({LANES}, lane) FROM generate_series(0, 15) AS lane"
 _FREE = "SELECT pg_advisory_unlock_all()"
-_WAITING = "SELECT EXISTS (SELECT FROM covey.inbox_pending) OR EXISTS (SELECT FROM covey.hold)"
-_NOTHING_WAITS = f"SELECT NOT ({_WAITING.removeprefix('SELECT ')})"
-_LONG = timedelta(minutes=5)
+
+
+class Lanes:
+    """The lanes of one service. They are busy from the first `hold` until there was a `free` for each."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._turn = asyncio.Lock()
+        self._holds = 0
+
+    async def hold(self) -> None:
+        """Take all lanes; waits until turns that have some are over."""
+        self._holds += 1
+        async with self._turn:
+            await self._connection.execute(_HOLD)
+
+    async def free(self) -> None:
+        """Let go of them, unless somebody else wants them held as well."""
+        self._holds = max(0, self._holds - 1)
+        if self._holds == 0:
+            await self.free_all()
+
+    async def free_all(self) -> None:
+        """Let go of them, whoever wanted them held."""
+        self._holds = 0
+        async with self._turn:
+            await self._connection.execute(_FREE)
 
 
 @asynccontextmanager
-async def busy_lanes(*database_urls: str) -> AsyncIterator[None]:
-    """Hold all lanes in these databases, and let go of them only while something waits, or is held."""
-    tasks = [asyncio.create_task(_keep_busy(url)) for url in database_urls]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-async def _keep_busy(database_url: str) -> None:
-    connection = await asyncpg.connect(database_url)
-    try:
-        while True:
-            await connection.execute(_HOLD.replace("$1", str(LANES)))
-            await eventually(lambda: connection.fetchval(_WAITING), _LONG)
-            await connection.execute(_FREE)
-            await eventually(lambda: connection.fetchval(_NOTHING_WAITS), _LONG)
-    finally:
-        await connection.close(timeout=1)
+async def lanes_of(databases: Mapping[str, str]) -> AsyncIterator[dict[str, Lanes]]:
+    """Have the lanes of several services, by their names, for the length of a block."""
+    async with AsyncExitStack() as stack:
+        found = {}
+        for service, url in databases.items():
+            connection = await asyncpg.connect(url)
+            stack.push_async_callback(connection.close, timeout=1)
+            found[service] = Lanes(connection)
+        yield found
