@@ -143,14 +143,16 @@ class Lane:
     async def _begin(self, outcome: Outcome, point: Point | None) -> Customer:
         """Have a customer who is about to order, and watch from now on what is done for them."""
         customer = Customer(self.shop, self._ledger, outcome)
-        if not outcome.registers:
+        if not (outcome.registers or outcome.stranger):
             await customer.register()
             await eventually(lambda: self._ledger.is_idle(), SETTLING)
         for service, watcher in self.watchers.items():
             watcher.watch(point if point and point.service == service else None)
         payment, shipping = self.watchers["payment"], self.watchers["shipping"]
         payment.booked, shipping.booked = self._booked, self._carried
-        self.watchers["notification"].booked = self._taken
+        notification = self.watchers["notification"]
+        notification.booked = self._taken
+        notification.retrying = self._ledger.give_up_on_addresses if outcome.stranger else _go_on
         self._asked, self._cancelled = asyncio.Event(), asyncio.Event()
         payment.calling = self._wait_for_cancellation if outcome.cancels else _go_on
         return customer
@@ -227,11 +229,14 @@ class Lane:
         problems = [f"unfinished after {SETTLING_SECONDS:g} s: {one}" for one in left]
         if not customer.expects(order):
             problems.append(f"the order is {order.status} ({order.reason})")
+        mails = await self._ledger.mails(order)
+        if not customer.expects_mail(order, mails):
+            problems.append(f"the mail about it is {' and '.join(mails) or 'missing'}")
         return problems + await self._ledger.violations(order)
 
     async def _foresee(self, service: str, point: Point, statement: Statement) -> bool:
         return await foresee(self._ledger.pools[service], self.watchers[service].logbook, point, statement)
 
 
-async def _go_on(_: Call) -> None:
+async def _go_on(*_: object) -> None:
     return None

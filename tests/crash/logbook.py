@@ -152,7 +152,7 @@ class Logbook:
     def _about(self, call: str) -> str:
         """Return what a transaction outside the workers is about, as this statement of it shows."""
         if call == RESUME:
-            return f"answer to {self._asked_outside}"
+            return f"answer to {self._asked_outside or 'a call that was not made'}"
         return "" if call in (BEGIN, COMMIT, ROLLBACK, TIMER, RECOVER, STORE) else self.request
 
     def _learn(self, statement: Statement, sighting: Sighting) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from covey.messaging.ingest import LONG_TURN_SECONDS, REST
 from tests.crash.logbook import DIRECT, INGEST, Logbook, Sighting
 from tests.crash.points import Point
-from tests.crash.seams import ACCEPT, BEGIN, COMMIT, LATE, READ, STORE, When
+from tests.crash.seams import ACCEPT, BEGIN, COMMIT, LATE, READ, STORE, TAKE_DUE, When
 from tests.harness.lanes import Lanes
 from tests.wire.exchange import Arrival, Call, Exchange, Mailing, Publication, Stage, Statement
 
@@ -31,9 +31,10 @@ Foresee = Callable[[Point, Statement], Awaitable[bool]]
 
 OnCall = Callable[[Call], Awaitable[None]]
 OnBooking = Callable[[Call | Mailing], Awaitable[None]]
+OnRetry = Callable[[], Awaitable[None]]
 
 
-async def _nothing(_: Call | Mailing) -> None:
+async def _nothing(*_: object) -> None:
     return None
 
 
@@ -50,6 +51,8 @@ class Watcher:
         """Waits until a call to the provider may go on."""
         self.booked: OnBooking = _nothing
         """Waits until somebody outside has booked a call, or taken a mail."""
+        self.retrying: OnRetry = _nothing
+        """Is called before the process looks for what it is to try again."""
         self.busy: Lanes | None = None
         """Lanes that are busy whenever something arrives, and free again once it is stored."""
         self._accepted: set[str] = set()
@@ -80,6 +83,8 @@ class Watcher:
         if stage is Stage.REQUEST:
             if isinstance(exchange, Call):
                 await self.calling(exchange)
+            if any(one.call == TAKE_DUE for one in sightings):
+                await self.retrying()
             for sighting in sightings:
                 await self._look_ahead(exchange, sighting)
         if self.busy and stage is Stage.ANSWER and _takes_in(exchange, sightings):

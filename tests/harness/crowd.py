@@ -16,7 +16,8 @@ from tests.harness.shop import Shop
 QUICK = tuple(
     one
     for one in OUTCOMES
-    if not (one.overdue or one.busy or one.cancels or one.returns or one.registers or one.carrier or one.mail_down)
+    if not (one.overdue or one.busy or one.cancels or one.returns or one.registers or one.carrier)
+    and not (one.mail_down or one.stranger)
 )
 """The outcomes that need nobody but the customer."""
 

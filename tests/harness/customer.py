@@ -1,5 +1,5 @@
-"""A customer who opens an account and wants one thing of the shop, and asks again, under the same key, when no answer
-comes.
+"""A customer who opens an account, or has none, and wants one thing of the shop; asks again, under the same key, when
+no answer comes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ _PAUSE_SECONDS = 0.02
 
 
 class Customer:
-    """Places one order of an outcome, with all that belongs to it. Without an account there is no `user_id`."""
+    """Places one order of an outcome, with all that belongs to it. A stranger has a `user_id` that belongs to nobody;
+    who is yet to open an account has none.
+    """
 
     def __init__(self, shop: Shop, ledger: Ledger, outcome: Outcome) -> None:
         self._shop = shop
         self._ledger = ledger
         self._outcome = outcome
-        self.user_id: UUID | None = None
+        self.user_id: UUID | None = new_id() if outcome.stranger else None
         self.cancelled = False
 
     async def register(self) -> None:
@@ -85,6 +87,10 @@ class Customer:
         if self._outcome.cancels and not self.cancelled:
             return order.status == "confirmed"
         return order.status == self._outcome.status
+
+    def expects_mail(self, order: Found, mails: list[str]) -> bool:
+        """Tell whether this is what must have become of the mail about the order, if there is to be one."""
+        return mails == [self._outcome.mail] * (order.status == "confirmed")
 
     async def _insisting(self, ask: Callable[[], Awaitable[T]], definite: int = 0) -> T:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -161,6 +161,11 @@ class Ledger:
             mails: list[dict[str, Any]] = (await response.json())["mails"]
         return mails
 
+    async def mails(self, order: Found) -> list[str]:
+        """Return what has become of the mails about an order, as notification has it."""
+        rows = await self.pools["notification"].fetch("SELECT status FROM mail WHERE order_id = $1", order.id)
+        return [row["status"] for row in rows]
+
     async def tell_carrier(self, mode: str, calls: int | None = None) -> None:
         """Have the carrier behave in this way, from now on or in its next calls."""
         await _tell(self._carrier, mode, calls)
@@ -179,6 +184,12 @@ class Ledger:
                 "UPDATE covey.inbox SET deadline = clock_timestamp() WHERE key = $1 AND deadline > clock_timestamp()",
                 str(order.saga_id),
             )
+
+    async def give_up_on_addresses(self) -> None:
+        """Let the time be over that mails wait for an address, of those that wait for one now."""
+        await self.pools["notification"].execute(
+            "UPDATE mail SET asked_at = asked_at - interval '1 hour' WHERE status = 'waiting'"
+        )
 
     async def _in_each(self, sql: str, *arguments: object) -> list[list[Any]]:
         return list(await asyncio.gather(*(self.pools[service].fetch(sql, *arguments) for service in SERVICES)))

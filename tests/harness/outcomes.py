@@ -14,8 +14,10 @@ class Outcome:
     the provider has booked the authorization (the harness moves the deadlines, and waits for nothing). `returns`: one
     piece is sent back when the goods are on their way. `carrier`: how the carrier behaves in its first calls.
     `registers`: opening the account belongs to what is watched. `mailbox`: how the mail server treats the customer (see
-    there); `mail_down`: it takes no connection at first; `wants_mail`: so does this customer. `differs_in`:
-    the services in which it is not the same as for all others; only there it is struck.
+    there); `mail_down`: it takes no connection at first; `wants_mail`: so does this customer; `stranger`: nobody knows
+    the customer, so that the mail waits for an address, in vain. `mail`: what must become of the mail about the order,
+    if it is confirmed. `differs_in`: the services in which it is not the same as for all others; only there it is
+    struck.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Outcome:
     mailbox: str = "ada"
     mail_down: bool = False
     wants_mail: bool = True
+    stranger: bool = False
+    mail: str = "sent"
     differs_in: tuple[str, ...] = ()
     status: str = "confirmed"
 
@@ -49,7 +53,9 @@ OUTCOMES = (
     Outcome(name="carrier down, then back", carrier="down"),
     Outcome(name="returned in part", returns=True),
     Outcome(name="by somebody new", registers=True, differs_in=("user", "notification")),
-    Outcome(name="wants no mail", wants_mail=False, differs_in=("notification",)),
+    Outcome(name="wants no mail", wants_mail=False, mail="skipped", differs_in=("notification",)),
+    Outcome(name="has no account", stranger=True, mail="skipped", differs_in=("notification",)),
+    Outcome(name="mail refused for good", mailbox="refuse", mail="refused", differs_in=("notification",)),
     Outcome(name="mail server busy", mailbox="busy-1", differs_in=("notification",)),
     Outcome(name="mail server silent after taking", mailbox="silent-1", differs_in=("notification",)),
     Outcome(name="mail server hangs up after taking", mailbox="drop-1", differs_in=("notification",)),
