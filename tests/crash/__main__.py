@@ -4,6 +4,7 @@
     python -m tests.crash --list                 # only say which points there are
     python -m tests.crash --one-per-seam --cold  # what `make test` runs
     python -m tests.crash declined payment       # the points whose names contain all of these words
+    python -m tests.crash --shard 2/8            # the second of eight parts, for machines or for patience
 
 The points are what one undisturbed order of each outcome does on the wire, recorded at the start of each run: see
 tests/crash/README.md.
@@ -19,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash.points import one_per_seam
+from tests.crash.points import one_per_seam, shard_of, sharded
 from tests.crash.report import listing, table
 from tests.crash.run import chosen, prepared
 
@@ -32,9 +33,11 @@ def main() -> int:
     parser.add_argument("words", nargs="*", help="only points whose names contain all of these words")
     parser.add_argument("--list", action="store_true", help="list the points and end")
     parser.add_argument("--one-per-seam", action="store_true", help="one point of each seam")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th point, to try it out")
+    parser.add_argument(
+        "--shard", type=shard_of, default=(1, 1), metavar="K/N", help="the K-th of N parts of the points"
+    )
     parser.add_argument("--cold", action="store_true", help="restart with a new Python each time, not with a copy")
-    parser.add_argument("--lanes", type=int, default=2, metavar="N", help="how many shops beside each other")
+    parser.add_argument("--lanes", type=int, default=3, metavar="N", help="how many shops beside each other")
     folder = Path(tempfile.mkdtemp(prefix="covey-crash-"))
     status = asyncio.run(_run(parser.parse_args(), folder))
     if status == 0:
@@ -47,11 +50,10 @@ def main() -> int:
 async def _run(arguments: argparse.Namespace, folder: Path) -> int:
     began = time.monotonic()
     async with prepared(folder, _say) as run:
-        points = chosen(await run.record(), arguments.words)
+        points = sharded(chosen(await run.record(arguments.lanes), arguments.words), *arguments.shard)
         if arguments.list:
             _say("\n".join([*listing(points), "", f"{len(points)} points"]))
             return 0
-        points = points[:: arguments.every]
         points = one_per_seam(points) if arguments.one_per_seam else points
         _say(f"{len(points)} points, recorded in {time.monotonic() - began:.0f} s")
         results = await run.strike_all(points, arguments.lanes, cold=arguments.cold)

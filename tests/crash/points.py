@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from zlib import crc32
 
 from tests.crash.logbook import OUTSIDE, Sighting
 from tests.crash.seams import PUBLISH, STATEMENT, When, seam_of
@@ -59,6 +61,21 @@ def one_per_seam(points: Iterable[Point]) -> list[Point]:
         used.update((best.service, best.when, best.outcome))
         chosen.append(best)
     return chosen
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Read `2/8` as the second of eight parts."""
+    number, slash, parts = text.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise ArgumentTypeError(f"{text!r} is no part such as 2/8, the second of eight")
+    return int(number), int(parts)
+
+
+def sharded(points: Iterable[Point], number: int, parts: int) -> list[Point]:
+    """Return one of so many parts of the points. A point is in the same part in every run, by its name: two recordings
+    may differ by some.
+    """
+    return [point for point in points if crc32(str(point).encode()) % parts == number - 1]
 
 
 def _sides(sighting: Sighting) -> tuple[When, ...]:
