@@ -176,6 +176,7 @@ class Lane:
             watcher.logbook.request = ""
             self._cancelled.set()
         if outcome.returns:
+            await customer.await_goods(order_id)  # how often that asks is chance, and no point
             watcher.logbook.request = RETURNING
             await customer.send_back(order_id)
             watcher.logbook.request = ""

@@ -62,9 +62,12 @@ class Customer:
         except Unexpected:
             self.cancelled = False
 
-    async def send_back(self, order_id: UUID) -> None:
-        """Return one piece, once the goods are on their way, until the answer is 202."""
+    async def await_goods(self, order_id: UUID) -> None:
+        """Ask for the order until its goods are on their way."""
         await self._insisting(lambda: self._shipped(order_id))
+
+    async def send_back(self, order_id: UUID) -> None:
+        """Return one piece of goods that are on their way, until the answer is 202."""
         key = str(new_id())
         await self._insisting(lambda: self._shop.client.return_goods(order_id, {self._shop.product: 1}, key))
 
