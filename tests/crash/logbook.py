@@ -19,6 +19,7 @@ from tests.crash.seams import (
     RESUME,
     ROLLBACK,
     STORE,
+    SUSPECT,
     TAKE,
     TIMER,
     call_of,
@@ -153,7 +154,7 @@ class Logbook:
         """Return what a transaction outside the workers is about, as this statement of it shows."""
         if call == RESUME:
             return f"answer to {self._asked_outside or 'a call that was not made'}"
-        return "" if call in (BEGIN, COMMIT, ROLLBACK, TIMER, RECOVER, STORE) else self.request
+        return "" if call in (BEGIN, COMMIT, ROLLBACK, TIMER, RECOVER, SUSPECT, STORE) else self.request
 
     def _learn(self, statement: Statement, sighting: Sighting) -> None:
         """Name what only the answer shows."""

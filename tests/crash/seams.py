@@ -22,6 +22,7 @@ BEGIN, COMMIT, ROLLBACK = "begin", "commit", "rollback"
 TAKE, TAKE_DUE, TIMER, RECOVER, READ = "take", "take due", "saga timer", "recover", "relay reads"
 RESUME, STORE, MARK, RECEIVE, PUBLISH, FLUSH = "resume", "stores", "relay marks", "receives", "publishes", "flush:"
 ACCEPT = "accepts"
+SUSPECT = "begin suspect"
 STATEMENT = "statement in a transaction"
 RECIPIENT, MAIL = "names the recipient", "hands the mail over"
 
@@ -36,6 +37,7 @@ _FUNCTIONS = {
     "park": "park",
     "resume": RESUME,
     "recover": RECOVER,
+    "begin_suspect": SUSPECT,
     "due_sagas": TIMER,
     "relay": READ,
 }
