@@ -122,7 +122,7 @@ def test_all_are_ended_at_once_whatever_their_folder_and_state(
     )
     assert len(running) == 9
     assert not any(record.running() for record in running)
-    assert up.wait(1) == 0
+    assert up.wait(15) == 0
     assert sys.platform != "linux" or memory
     assert not any(path.exists() for path in memory)
     assert list((cache / "systems").iterdir()) == []

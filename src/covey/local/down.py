@@ -20,7 +20,7 @@ _STOP_SECONDS = 60.0
 async def bring_down(folder: Path) -> str:
     """Stop the system of that state folder in order, or end what a killed supervisor has left; say what was found.
 
-    Returns when nothing of it runs. Raises Unavailable when it takes longer than a minute.
+    Returns when nothing that it started runs. Raises Unavailable when it takes longer than a minute.
     """
     supervisor = supervisor_of(folder)
     if supervisor is None:
