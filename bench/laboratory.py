@@ -27,12 +27,16 @@ PASSWORD = "for the bench only"
 
 @dataclass
 class Laboratory:
-    """Engines that run, and addresses. `log` takes what the processes of the bench print."""
+    """Engines that run, and addresses. `log` takes what the processes of the bench print.
+
+    `pids` are of the processes beside the engines that serve every question.
+    """
 
     folder: Path
     postgres_url: str
     nats_urls: dict[str, str]
     collector: str
+    pids: dict[str, int] = field(default_factory=dict)
     _templates: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -69,7 +73,8 @@ async def laboratory(folder: Path, modes: Iterable[str] = (ALWAYS, DEFAULT)) -> 
             nats[mode] = server.url
         collector = await stack.enter_async_context(running("collector", "collector", folder / "collector.log"))
         endpoint = await collector.ask("endpoint")
-        yield Laboratory(folder, engines.postgres_url, nats, endpoint)
+        pids = {"collector": collector.process.pid}
+        yield Laboratory(folder, engines.postgres_url, nats, endpoint, pids)
 
 
 async def run_sql(url: str, statements: str) -> None:

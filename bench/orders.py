@@ -1,0 +1,146 @@
+"""How many orders does the whole shop complete, and what does each cost? In six processes, and in one.
+
+64 orders are in flight, each from its POST, with an Idempotency-Key, until its saga has ended: stock reserved, money
+authorized and captured, the order confirmed, a parcel with the carrier, a mail with the mail server. Provider, carrier
+and mail server are the sandboxes, with a fsync for each of their entries; spans go to a collector, every request is
+logged. The customers, the collector and all of the shop with its engines share the two cores. After each round the
+books are audited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import median
+from uuid import UUID
+
+from bench.laboratory import ALWAYS, DEFAULT, Laboratory
+from bench.party import Party, running
+from bench.results import Answer, Figure, percentile
+from bench.rounds import spread
+from bench.shop_system import Cpu, Topology, cpu_seconds, pss_mb, roots, service_pids, shop
+from covey.local.running import RunningSystem
+from shop.auditor import audit
+from shop.books import SERVICES
+from shop.showing import sources_of
+
+ROUNDS = 3
+IN_FLIGHT = 64
+IDLE_SECONDS = 3.0
+WARM_SECONDS = 4.0
+SECONDS = 10.0
+SUBJECTS = [Topology(mode, one) for mode in (ALWAYS, DEFAULT) for one in (False, True)]
+
+
+@dataclass
+class Taken:
+    """What was measured of a topology, one value a round; `cpu_ms` is by process, for each order."""
+
+    rates: list[float] = field(default_factory=list)
+    answer_p50: list[float] = field(default_factory=list)
+    order_p50: list[float] = field(default_factory=list)
+    order_p99: list[float] = field(default_factory=list)
+    idle_mb: list[float] = field(default_factory=list)
+    loaded_mb: list[float] = field(default_factory=list)
+    cpu_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+async def answer(laboratory: Laboratory) -> Answer:
+    """Measure every topology once a round, and audit it."""
+    taken = {subject: Taken() for subject in SUBJECTS}
+    for number in range(ROUNDS):
+        for subject in SUBJECTS if number % 2 == 0 else reversed(SUBJECTS):
+            await _round(laboratory, subject, taken[subject])
+    return _told(taken)
+
+
+async def _round(laboratory: Laboratory, subject: Topology, taken: Taken) -> None:
+    async with shop(laboratory, subject) as system:
+        await asyncio.sleep(IDLE_SECONDS)
+        idle = pss_mb(service_pids(system))
+        settings = {"url": system.url("order"), "database_url": system.database_url("order")}
+        async with running("order_parties", "customers", laboratory.log, None, **settings) as customers:
+            await customers.ask("prepare", **addresses(system))
+            await _loaded(system, customers, {"customers": customers.process.pid} | laboratory.pids, taken)
+            accepted = [UUID(order_id) for order_id in await customers.ask("stop")]
+        taken.idle_mb.append(idle)
+        taken.loaded_mb.append(pss_mb(service_pids(system)))
+        found = await audit(sources_of(system), accepted)
+        if found.violations:
+            raise RuntimeError(f"{subject.name}: {len(found.violations)} violations, first {found.violations[0]}")
+
+
+async def _loaded(system: RunningSystem, customers: Party, more: dict[str, int], taken: Taken) -> None:
+    await customers.ask("start", in_flight=IN_FLIGHT)
+    await asyncio.sleep(WARM_SECONDS)
+    pids = roots(system, more)
+    begun, before = await customers.ask("mark"), cpu_seconds(pids)
+    await asyncio.sleep(SECONDS)
+    ended, after = await customers.ask("mark"), cpu_seconds(pids)
+    orders = ended["order_ms"]
+    if not orders:
+        raise RuntimeError(f"not one order was done within {SECONDS:g} s")
+    taken.rates.append(len(orders) / (ended["at"] - begun["at"]))
+    taken.answer_p50.append(percentile(ended["answer_ms"], 0.5))
+    taken.order_p50.append(percentile(orders, 0.5))
+    taken.order_p99.append(percentile(orders, 0.99))
+    for name, ms in cpu_per_order(before, after, len(orders)).items():
+        taken.cpu_ms[name].append(ms)
+
+
+def addresses(system: RunningSystem) -> dict[str, dict[str, str]]:
+    """Return where the services and their databases are."""
+    return {
+        "urls": {service: system.url(service) for service in SERVICES},
+        "databases": {service: system.database_url(service) for service in SERVICES},
+    }
+
+
+def cpu_per_order(before: Cpu, after: Cpu, orders: int) -> Cpu:
+    """Return the milliseconds that each process has spent on each of so many orders."""
+    return {name: (after[name] - before[name]) * 1e3 / orders for name in after}
+
+
+def _told(taken: dict[Topology, Taken]) -> Answer:
+    told = Answer(title="Orders")
+    told.text = [
+        f"{IN_FLIGHT} in flight for {SECONDS:g} s after {WARM_SECONDS:g} s, {ROUNDS} rounds, the books audited after"
+        " each. An order counts when its saga has ended: shipped, and the mail sent.",
+        "",
+        "| | orders/s | POST p50, ms | done p50, ms | done p99, ms | services idle, MB | after load, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for subject, of_one in taken.items():
+        columns = [of_one.rates, of_one.answer_p50, of_one.order_p50, of_one.order_p99, of_one.idle_mb]
+        told.text.append(f"| {' | '.join([subject.name, *map(spread, columns), spread(of_one.loaded_mb)])} |")
+    told.text += ["", *_cpu_table(taken)]
+    for mode in (ALWAYS, DEFAULT):
+        many, one = taken[Topology(mode)], taken[Topology(mode, one_process=True)]
+        told.figures += [
+            Figure(bar="orders", values=many.rates, sync=mode),
+            Figure(bar="one_process_orders", values=_ratios(one.rates, many.rates), sync=mode),
+            Figure(bar="one_process_idle_mb", values=one.idle_mb, sync=mode),
+            Figure(bar="one_process_idle_memory", values=_ratios(one.idle_mb, many.idle_mb), sync=mode),
+            Figure(bar="one_process_memory", values=_ratios(one.loaded_mb, many.loaded_mb), sync=mode),
+        ]
+    return told
+
+
+def _cpu_table(taken: dict[Topology, Taken]) -> list[str]:
+    names = list(dict.fromkeys(name for of_one in taken.values() for name in of_one.cpu_ms))
+    lines = [
+        "CPU of each process for each order, ms (a process includes all that it has started: PostgreSQL its backends).",
+        "",
+        "| | " + " | ".join(subject.name for subject in taken) + " |",
+        "|---|" + "---|" * len(taken),
+    ]
+    for name in names:
+        cells = [spread(of_one.cpu_ms[name], 2) if name in of_one.cpu_ms else "" for of_one in taken.values()]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    sums = [f"{sum(map(median, of_one.cpu_ms.values())):.2f}" for of_one in taken.values()]
+    return [*lines, f"| all | {' | '.join(sums)} |"]
+
+
+def _ratios(some: list[float], others: list[float]) -> list[float]:
+    return [one / other for one, other in zip(some, others, strict=True)]
