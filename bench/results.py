@@ -28,11 +28,12 @@ class Figure:
 
 @dataclass(kw_only=True)
 class Answer:
-    """What one question found out. `text` is Markdown."""
+    """What one question found out. `text` is Markdown; `pictures` are files that it shows, PNG by name."""
 
     title: str
     text: list[str] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
 
 def bars() -> dict[str, dict[str, Any]]:

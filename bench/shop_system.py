@@ -32,9 +32,9 @@ class Topology:
 
 
 @asynccontextmanager
-async def shop(laboratory: Laboratory, topology: Topology) -> AsyncIterator[RunningSystem]:
-    """Have the shop up as long as the block runs. The same topology finds what it has left, as `covey up` does."""
-    root = laboratory.folder / f"shop-{topology.sync}-{'one' if topology.one_process else 'many'}"
+async def shop(laboratory: Laboratory, topology: Topology, name: str = "shop") -> AsyncIterator[RunningSystem]:
+    """Have a shop up as long as the block runs. One of the same topology and name finds what it has left."""
+    root = laboratory.folder / f"{name}-{topology.sync}-{'one' if topology.one_process else 'many'}"
     _link(root, topology.sync)
     environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": laboratory.collector}
     options = UpOptions(one_process=topology.one_process, environment=environment)
