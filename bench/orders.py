@@ -27,6 +27,7 @@ from shop.showing import sources_of
 
 ROUNDS = 3
 IN_FLIGHT = 64
+SETTLE_SECONDS = 2.0
 IDLE_SECONDS = 3.0
 WARM_SECONDS = 4.0
 SECONDS = 10.0
@@ -41,6 +42,7 @@ class Taken:
     answer_p50: list[float] = field(default_factory=list)
     order_p50: list[float] = field(default_factory=list)
     order_p99: list[float] = field(default_factory=list)
+    idle_cpu: list[float] = field(default_factory=list)
     idle_mb: list[float] = field(default_factory=list)
     loaded_mb: list[float] = field(default_factory=list)
     cpu_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -57,14 +59,17 @@ async def answer(laboratory: Laboratory) -> Answer:
 
 async def _round(laboratory: Laboratory, subject: Topology, taken: Taken) -> None:
     async with shop(laboratory, subject) as system:
+        await asyncio.sleep(SETTLE_SECONDS)
+        before = cpu_seconds(roots(system, {}))
         await asyncio.sleep(IDLE_SECONDS)
-        idle = pss_mb(service_pids(system))
+        spent = sum(cpu_seconds(roots(system, {})).values()) - sum(before.values())
+        taken.idle_cpu.append(spent / IDLE_SECONDS * 1e3)
+        taken.idle_mb.append(pss_mb(service_pids(system)))
         settings = {"url": system.url("order"), "database_url": system.database_url("order")}
         async with running("order_parties", "customers", laboratory.log, None, **settings) as customers:
             await customers.ask("prepare", **addresses(system))
             await _loaded(system, customers, {"customers": customers.process.pid} | laboratory.pids, taken)
             accepted = [UUID(order_id) for order_id in await customers.ask("stop")]
-        taken.idle_mb.append(idle)
         taken.loaded_mb.append(pss_mb(service_pids(system)))
         found = await audit(sources_of(system), accepted)
         if found.violations:
@@ -108,12 +113,14 @@ def _told(taken: dict[Topology, Taken]) -> Answer:
         f"{IN_FLIGHT} in flight for {SECONDS:g} s after {WARM_SECONDS:g} s, {ROUNDS} rounds, the books audited after"
         " each. An order counts when its saga has ended: shipped, and the mail sent.",
         "",
-        "| | orders/s | POST p50, ms | done p50, ms | done p99, ms | services idle, MB | after load, MB |",
-        "|---|---|---|---|---|---|---|",
+        "| | orders/s | POST p50, ms | done p50, ms | done p99, ms | services idle, MB | after load, MB"
+        " | all idle, ms of CPU a second |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for subject, of_one in taken.items():
-        columns = [of_one.rates, of_one.answer_p50, of_one.order_p50, of_one.order_p99, of_one.idle_mb]
-        told.text.append(f"| {' | '.join([subject.name, *map(spread, columns), spread(of_one.loaded_mb)])} |")
+        columns = [of_one.rates, of_one.answer_p50, of_one.order_p50, of_one.order_p99]
+        columns += [of_one.idle_mb, of_one.loaded_mb, of_one.idle_cpu]
+        told.text.append(f"| {' | '.join([subject.name, *map(spread, columns)])} |")
     told.text += ["", *_cpu_table(taken)]
     for mode in (ALWAYS, DEFAULT):
         many, one = taken[Topology(mode)], taken[Topology(mode, one_process=True)]

@@ -10,14 +10,15 @@ would have left. Bodies and headers are not rewritten: nobody reads them again.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 
 from bench.laboratory import run_sql
-from covey.local.running import RunningSystem
 from covey.messaging.retention import IDEMPOTENCY_AGE, INBOX_AGE, OUTBOX_AGE
 from covey.saga.journal import SAGAS
 
@@ -76,10 +77,9 @@ class Stored:
         self._overdue = OUTLIVED
 
     @classmethod
-    async def begun(cls, system: RunningSystem) -> Stored:
-        """Remember what is there before the first order."""
-        admin = system.addresses.postgres_admin_url
-        urls = {name: _beside(admin, system.database_url(name)) for name in system.system.services}
+    async def begun(cls, admin_url: str, databases: Mapping[str, str]) -> Stored:
+        """Remember what is in the databases of the services before the first order."""
+        urls = {name: _beside(admin_url, url) for name, url in databases.items()}
         for url in urls.values():  # copies come before, in the order of positions
             await run_sql(url, "".join(f"ALTER TABLE covey.{t} ALTER position RESTART 1000000000000;" for t in QUEUES))
         return cls(urls, {name: await _counts(url) for name, url in urls.items()})
@@ -100,6 +100,7 @@ class Stored:
         await asyncio.gather(*(self._copy(s, NEWEST - until, NEWEST - self._copies) for s in self._urls))
         self._copies, self.orders = until, (until + 1) * self._originals
         await asyncio.gather(*(run_sql(url, "VACUUM (FREEZE, ANALYZE)") for url in self._urls.values()))
+        await run_sql(self._urls["order"], "CHECKPOINT")  # nothing of it is left to be written while orders are placed
 
     async def outlive(self, orders: int) -> None:
         """Add what retention has left of so many orders but should no longer: it has work from now on."""
@@ -163,6 +164,15 @@ class Stored:
         return timedelta(days=self._originals / ORDERS_A_DAY)
 
 
+def form(shown: Any) -> Any:
+    """Return what is shown of an order without what is a copy's own: its ids and its times."""
+    if isinstance(shown, dict):
+        lasting = {name: value for name, value in shown.items() if not OWN.search(name) or name in SHARED}
+        return {name: form(value) for name, value in lasting.items()}
+    return [form(one) for one in shown] if isinstance(shown, list) else shown
+
+
+OWN = re.compile(r"(^|_)(id|at)$")
 QUEUES = ("outbox", "inbox")
 AGED = ("inbox", "outbox", "reply", "idempotency", "saga")
 OVERDUE = """
