@@ -27,12 +27,20 @@ from shop.seed import known_to_notification, known_to_order
 PRODUCTS, USERS, PIECES = 24, 100, 100_000_000
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 60.0
+PAUSE_SECONDS = (0.1, 0.3)
 # Of few orders by their ids: no plan for many.
 SETTINGS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 ENDED = """
 SELECT o.id, s.status FROM orders o JOIN covey.saga s ON s.id = o.saga_id
 WHERE o.id = ANY ($1) AND s.ended_at IS NOT NULL
 """
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Busy(Exception):
+    """Nobody could take the request now: every connection to the database was in use for too long."""
 
 
 class Customers:
@@ -49,6 +57,7 @@ class Customers:
         self._placed: list[UUID] = []
         self._answer_ms: list[float] = []
         self._order_ms: list[float] = []
+        self._asked_again = 0
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -73,7 +82,8 @@ class Customers:
         """Return the time, and what each order took that has ended since the last mark, and its answer, in ms."""
         self._check()
         taken = {"at": time.monotonic(), "answer_ms": self._answer_ms, "order_ms": self._order_ms}
-        self._answer_ms, self._order_ms = [], []
+        taken["asked_again"] = self._asked_again
+        self._answer_ms, self._order_ms, self._asked_again = [], [], 0
         return taken
 
     async def stop(self) -> list[str]:
@@ -107,11 +117,11 @@ class Customers:
         connection = await asyncio.open_connection(self._host, self._port)
         while not self._stopping:
             begun, request = time.monotonic(), self._request()
-            try:
-                answer = await _answer(*connection, request, "201")
-            except (asyncio.IncompleteReadError, ConnectionError):  # idle for so long that the server has closed it
+            while (answer := await self._asked(connection, request)) is None:  # as a good customer: with the same key
+                self._asked_again += 1
+                connection[1].close()
+                await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
                 connection = await asyncio.open_connection(self._host, self._port)
-                answer = await _answer(*connection, request, "201")
             order_id = UUID(answer["location"].rpartition("/")[2])
             self._placed.append(order_id)
             self._answer_ms.append((time.monotonic() - begun) * 1e3)
@@ -120,6 +130,13 @@ class Customers:
                 raise RuntimeError(f"the saga of order {order_id} ended {ended.result()}")
             self._order_ms.append((time.monotonic() - begun) * 1e3)
         connection[1].close()
+
+    async def _asked(self, connection: Connection, request: bytes) -> dict[str, str] | None:
+        """Return the answer to an order; None when the connection was closed, or nobody could take the order now."""
+        try:
+            return await _answer(*connection, request, "201")
+        except (asyncio.IncompleteReadError, ConnectionError, Busy):
+            return None
 
     async def _look(self) -> None:
         while self._waiting or not self._stopping:
@@ -147,11 +164,13 @@ class Customers:
 async def _answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, status: str
 ) -> dict[str, str]:
-    """Send a request and return the headers of the answer. Raises RuntimeError when it has another status."""
+    """Send a request and return the headers of the answer. Raises Busy, and RuntimeError for any other status."""
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
     body = await reader.readexactly(int(headers["content-length"]))
+    if head.startswith("HTTP/1.1 503"):
+        raise Busy
     if not head.startswith(f"HTTP/1.1 {status}"):
         raise RuntimeError(f"the answer is {head.splitlines()[0]}: {body.decode()}")
     return headers

@@ -97,9 +97,11 @@ class Stored:
     async def multiply(self, orders: int) -> None:
         """Add older copies until there are so many orders, and bring the planner's knowledge up to date."""
         until = orders // self._originals - 1
+        await self._configure("SET max_wal_size = '8GB'")  # each checkpoint has whole pages written to the log again
         await asyncio.gather(*(self._copy(s, NEWEST - until, NEWEST - self._copies) for s in self._urls))
         self._copies, self.orders = until, (until + 1) * self._originals
         await asyncio.gather(*(run_sql(url, "VACUUM (FREEZE, ANALYZE)") for url in self._urls.values()))
+        await self._configure("RESET max_wal_size")
         await run_sql(self._urls["order"], "CHECKPOINT")  # nothing of it is left to be written while orders are placed
 
     async def outlive(self, orders: int) -> None:
@@ -157,6 +159,10 @@ class Stored:
                     await connection.execute(table.insert, begin, min(begin + CHUNK, upto), self._step)
         finally:
             await connection.close()
+
+    async def _configure(self, setting: str) -> None:
+        for statement in (f"ALTER SYSTEM {setting}", "SELECT pg_reload_conf()"):
+            await run_sql(self._urls["order"], statement)
 
     @property
     def _step(self) -> timedelta:
