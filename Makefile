@@ -54,7 +54,7 @@ crash-points: $(READY) ## List the points at which `make crash-test` kills
 safeguards: $(READY) ## Remove one safeguard at a time and see the test that it names fail
 	$(RUN) -m tests.safeguards
 
-bench: $(READY) ## Measure against the bars, write bench/RESULTS.md; needs a quiet machine
+bench: $(READY) ## Measure against the bars, write bench/RESULTS.md; an hour, 40 GB and a quiet machine
 	$(RUN) -m bench
 
 lock: ## Resolve the dependencies anew and write requirements.lock
