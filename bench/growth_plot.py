@@ -19,11 +19,12 @@ def plot(orders: Series, reads: Series) -> bytes:
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9.6, 3.6), sharey=True, layout="constrained")
     for panel, title, series in zip(panels, ("an order", "a read"), (orders, reads), strict=True):
-        for (name, by_size), marker in zip(series.items(), "os^v", strict=False):
+        for number, ((name, by_size), marker) in enumerate(zip(series.items(), "os^v", strict=False)):
             middle = [median(values) for values in by_size.values()]
             below = [m - min(values) for m, values in zip(middle, by_size.values(), strict=True)]
             above = [max(values) - m for m, values in zip(middle, by_size.values(), strict=True)]
-            panel.errorbar(list(by_size), middle, [below, above], label=name, marker=marker, capsize=3, linewidth=1.5)
+            beside = [size * 1.15**number for size in by_size]  # or the spreads would hide each other
+            panel.errorbar(beside, middle, [below, above], label=name, marker=marker, capsize=3, linewidth=1.5)
         panel.axhline(1, color="0.6", linewidth=0.8)
         panel.set(xscale="log", title=f"Cost of {title}", xlabel="orders stored", ylim=(0, 2))
         panel.legend(loc="lower left", frameon=False)
