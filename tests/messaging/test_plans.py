@@ -53,6 +53,10 @@ async def take(connection: Connection) -> None:
         await connection.execute("SELECT covey.finish($1, $2)", lanes, positions)
 
 
+async def look(connection: Connection) -> None:
+    await connection.fetch("SELECT * FROM covey.look()")
+
+
 async def take_due(connection: Connection) -> None:
     rows = await connection.fetch("SELECT * FROM covey.take_due($1, 200)", LANES)
     if rows:
@@ -66,7 +70,8 @@ async def relay(connection: Connection) -> None:
 
 
 async def park(connection: Connection) -> None:
-    await connection.execute("SELECT covey.park('key 1', 1, 'waiting', interval '1 second', 1, NULL, NULL, 'why')")
+    arguments = "'{key 1}', '{1}', '{waiting}', '{1 s}', '{1}', '{NULL}', '{NULL}', '{why}'"
+    await connection.execute(f"SELECT covey.park_all({arguments})")
 
 
 async def receive(connection: Connection) -> None:
@@ -118,6 +123,7 @@ async def retention(connection: Connection) -> None:
 
 
 STATEMENTS: list[Callable[[Connection], Awaitable[None]]] = [
+    look,
     take,
     take_due,
     relay,

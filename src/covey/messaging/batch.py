@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
-from covey.database.errors import translated
 from covey.database.pool import Connection
 from covey.messaging.delivery import Delivery
 from covey.messaging.external import Call, Calls
 from covey.messaging.failure import Failure
 from covey.messaging.observation import Observation
 from covey.work.unit_of_work import Work, roll_back
-
-_PARK = "SELECT covey.park($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 @dataclass(slots=True)
@@ -32,15 +29,14 @@ class Batch:
     failures: list[Failure] = field(default_factory=list)
     begun: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def park(self, connection: Connection, failure: Failure) -> None:
+    def park(self, failure: Failure) -> None:
         """Let the key of a message that failed wait, or hold it for good."""
         state = "dead" if failure.dead else "waiting"
-        await self.hold(connection, failure.delivery, state, failure.after, failure.attempts, error=failure.error)
+        self.hold(failure.delivery, state, failure.after, failure.attempts, error=failure.error)
         self.failures.append(failure)
 
-    async def hold(
+    def hold(
         self,
-        connection: Connection,
         delivery: Delivery,
         state: str,
         after: timedelta | None,
@@ -50,10 +46,9 @@ class Batch:
         owner: int | None = None,
         error: str | None = None,
     ) -> None:
-        """Hold the key of a message, with this message as the first of those that wait behind the hold."""
+        """Hold the key of a message from the end of the turn on, with this message the first of those that wait."""
         key = delivery.envelope.key
-        with translated():
-            await connection.execute(_PARK, key, delivery.position, state, after, attempts, token, owner, error)
+        self.work.collect("park_all", key, delivery.position, state, after, attempts, token, owner, error)
         self.aside.add(key)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, assert_never
 
 from covey.clock import Clock
-from covey.database.pool import Connection
 from covey.ids import new_id
 from covey.message import Reply, is_service
 from covey.messaging.answers import Answers
@@ -42,7 +41,7 @@ class Dispatch:
         self._owner = owner
         self._calls = calls
 
-    async def give(self, connection: Connection, batch: Batch, delivery: Delivery) -> None:
+    async def give(self, batch: Batch, delivery: Delivery) -> None:
         """Have a message handled, or its key held while the outside is called for it."""
         work = batch.work
         if delivery.expired:
@@ -65,7 +64,7 @@ class Dispatch:
                 if is_command(registration):
                     self._answers.give(work, delivery, as_reply(result, delivery.envelope.type))
             case External():
-                if not await self._intend(connection, batch, delivery, registration):
+                if not await self._intend(batch, delivery, registration):
                     return
             case Ignored():
                 pass
@@ -75,12 +74,10 @@ class Dispatch:
                 assert_never(registration)
         batch.handled.append(delivery)
 
-    async def _intend(
-        self, connection: Connection, batch: Batch, delivery: Delivery, registration: External[Any]
-    ) -> bool:
+    async def _intend(self, batch: Batch, delivery: Delivery, registration: External[Any]) -> bool:
         """Begin an effect outside; True when it settled at once, False when its key is now worked on."""
         if not self._calls.reserve():
-            await batch.hold(connection, delivery, "waiting", self._calls.turn_away(), delivery.attempts)
+            batch.hold(delivery, "waiting", self._calls.turn_away(), delivery.attempts)
             return False
         batch.places += 1
         message = parse(registration.model, delivery)
@@ -91,7 +88,7 @@ class Dispatch:
             return True
         call = Call(delivery, message, intent, new_id(), registration)
         attempts, owner = delivery.attempts, self._owner
-        await batch.hold(connection, delivery, "working", call.lease, attempts, token=call.token, owner=owner)
+        batch.hold(delivery, "working", call.lease, attempts, token=call.token, owner=owner)
         batch.calls.append(call)
         return False
 

@@ -46,7 +46,7 @@ SETTLING = 4
 LONGEST_QUEUE_SECONDS = 5.0
 AGAIN_SECONDS = 0.1
 
-_RESUME = "SELECT covey.resume($1, $2, $3)"
+_RESUME = "SELECT * FROM covey.resume($1, $2, $3)"
 _PARK = "SELECT covey.park($1, $2, $3, $4, $5, NULL, NULL, $6)"
 
 T = TypeVar("T")
@@ -145,14 +145,15 @@ class Calls:
             try:
                 with self._observation.calling(call.delivery, context):
                     result = await self._ask(call)
-                await self._written(until, lambda: self._commit(call, result))
+                more = await self._written(until, lambda: self._commit(call, result))
+                if more or self._queue_ends > time.monotonic():
+                    self._wake()
             except asyncio.CancelledError as error:
                 await self._set_aside(call, until, leaked(error))
             except SystemExit as error:
                 await self._set_aside(call, until, RuntimeError(f"it asked to end the process: {error}"))
             except Exception as error:
                 await self._set_aside(call, until, error)
-            self._wake()
 
     async def _written(self, until: float, write: Callable[[], Awaitable[T]]) -> T:
         """Write until the database has taken it, or the lease is over: what it has not got costs the whole lease.
@@ -194,16 +195,17 @@ class Calls:
             spent = time.monotonic() - begun
             self._mean_seconds += (spent - self._mean_seconds) / (8 if self._mean_seconds else 1)
 
-    async def _commit(self, call: Call, result: Any) -> None:
-        """Record the answer in one transaction, if the key is still ours."""
+    async def _commit(self, call: Call, result: Any) -> bool:
+        """Record the answer in one transaction, if the key is still ours; tell whether more of the key waits."""
         delivery = call.delivery
         async with self._database.acquire() as connection:
             await begin(connection)
             work = Work(connection, self._service, self._clock)
             try:
-                if not await self._ours(connection, call):
+                ours, more = await self._resumed(connection, call)
+                if not ours:
                     await roll_back(connection)
-                    return
+                    return False
                 settling = call.registration.effect.settle(call.message, result, work)
                 reply = await contained(settling, self._options.handler_timeout, "settling")
                 if is_command(call.registration):
@@ -217,6 +219,7 @@ class Calls:
             finally:
                 work.end()
         self._committed(work)
+        return more
 
     async def _set_aside(self, call: Call, until: float, reason: Exception) -> None:
         """Let the key wait before the next attempt. When even that fails its lease runs out, which does the same."""
@@ -234,7 +237,7 @@ class Calls:
         async with self._database.acquire() as connection:
             await begin(connection)
             try:
-                ours = await self._ours(connection, call)
+                ours, _ = await self._resumed(connection, call)
                 if ours:
                     args = (state, failure.after, failure.attempts, failure.error)
                     with translated():
@@ -245,6 +248,8 @@ class Calls:
                 raise
         return ours
 
-    async def _ours(self, connection: Connection, call: Call) -> bool:
+    async def _resumed(self, connection: Connection, call: Call) -> tuple[bool, bool]:
+        """Lock the lane; tell whether the key is still ours, and whether more waits behind it."""
         with translated():
-            return bool(await connection.fetchval(_RESUME, LANES, call.delivery.envelope.key, call.token))
+            row = await connection.fetchrow(_RESUME, LANES, call.delivery.envelope.key, call.token)
+        return row[0], row[1]

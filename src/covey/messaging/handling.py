@@ -48,7 +48,7 @@ class Handling:
                 leave(batch.work, delivery)
             elif failure is not None and failure.delivery.envelope.id == delivery.envelope.id:
                 # The place in the inbox is of this attempt: the other one was rolled back.
-                await batch.park(connection, replace(failure, delivery=delivery))
+                batch.park(replace(failure, delivery=delivery))
             else:
                 await self._one(connection, batch, delivery)
 
@@ -75,7 +75,7 @@ class Handling:
         context = delivery.context()
         with use(context), self._observation.handling(delivery, context):
             try:
-                given = self._dispatch.give(connection, batch, delivery)
+                given = self._dispatch.give(batch, delivery)
                 await contained(given, self._options.handler_timeout, "it")
             except Contention:
                 raise

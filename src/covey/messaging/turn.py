@@ -31,6 +31,7 @@ from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import Router
 from covey.work.unit_of_work import Work, begin, commit
 
+_LOOK = "SELECT * FROM covey.look()"
 _TAKE = "SELECT * FROM covey.take($1, $2, $3)"
 _TAKE_DUE = "SELECT * FROM covey.take_due($1, $2)"
 _BEGIN_SUSPECT = "SELECT * FROM covey.begin_suspect($1, $2, $3, $4)"
@@ -62,6 +63,12 @@ class Turns:
         self._handling = Handling(router, dispatch, options, observation)
         self._at_once = AtOnce(service, router, clock, self._handling, self._ends)
         self._cautious = 0
+
+    async def look(self, connection: Connection) -> tuple[bool, bool]:
+        """Tell whether any message is ready, and whether a hold is due; somebody else may have them by then."""
+        with translated():
+            row = await connection.fetchrow(_LOOK)
+        return row[0], row[1]
 
     async def run(self, connection: Connection) -> int:
         """Handle a batch of ready messages; return how many were dealt with."""

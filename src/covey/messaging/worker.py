@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 
 import structlog
 
@@ -16,6 +15,9 @@ from covey.database.pool import Database
 from covey.errors import CoveyError
 from covey.messaging.options import MessagingOptions
 from covey.messaging.turn import Turns
+
+IN_VAIN_SECONDS = 0.005
+"""How soon a worker looks again when it could not have what it has seen; each further time after twice as long."""
 
 log = structlog.get_logger("covey.messaging")
 
@@ -52,20 +54,22 @@ class Worker:
 
     async def _take_turns(self) -> None:
         async with self._database.connected(application_name="covey worker") as connection:
-            due = 0.0
+            vain = 0
             while not self._stopping:
                 self._wake.clear()
-                worked = await self._turns.run(connection)
-                if not worked or time.monotonic() >= due:
-                    worked += await self._turns.run_due(connection)
-                    due = time.monotonic() + 0.05
+                ready, due = await self._turns.look(connection)
+                worked = await self._turns.run(connection) if ready else 0
+                worked += await self._turns.run_due(connection) if due else 0
                 self._failures = 0
+                vain = 0 if worked or not (ready or due) else vain + 1
                 if not worked:
-                    await self._wait()
+                    await self._wait(vain)
 
-    async def _wait(self) -> None:
+    async def _wait(self, vain: int) -> None:
+        """Wait until woken, or a while: a short one while there is work that others stand before, in its lane."""
+        longest = self._options.poll.total_seconds()
         try:
-            async with asyncio.timeout(self._options.poll.total_seconds()):
+            async with asyncio.timeout(min(longest, IN_VAIN_SECONDS * 2 ** min(vain, 10)) if vain else longest):
                 await self._wake.wait()
         except TimeoutError:
             return

@@ -384,6 +384,16 @@ BEGIN
         ORDER BY i.position LIMIT p_limit;
 END $$;
 
+-- Tell whether anything is ready, and whether a hold is due: one look that locks and writes nothing. Most wake-ups of a
+-- worker are in vain, and a turn that finds nothing would be six round trips.
+CREATE FUNCTION covey.look() RETURNS TABLE (o_ready boolean, o_due boolean)
+LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    RETURN QUERY SELECT
+        EXISTS (SELECT FROM covey.inbox_pending),
+        EXISTS (SELECT FROM covey.hold WHERE until <= statement_timestamp() AND (crashes < 2 OR state = 'dead'));
+END $$;
+
 -- Take handled messages off the queue. Each must still be there: otherwise somebody else has handled it.
 CREATE FUNCTION covey.finish(p_lanes smallint[], p_positions bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE {planner} AS $$
@@ -450,6 +460,16 @@ BEGIN
         INSERT INTO covey.dead_letter_log (position, message_id, key, what, reason)
         SELECT p_position, id, p_key, 'parked', p_error FROM covey.inbox WHERE position = p_position;
     END IF;
+END $$;
+
+CREATE FUNCTION covey.park_all(
+    p_keys text[], p_positions bigint[], p_states text[], p_afters interval[], p_attempts int[], p_tokens uuid[],
+    p_owners int[], p_errors text[]
+) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    PERFORM covey.park(u.key, u.position, u.state, u.after, u.attempts, u.token, u.owner, u.error)
+    FROM unnest(p_keys, p_positions, p_states, p_afters, p_attempts, p_tokens, p_owners, p_errors)
+         AS u (key, position, state, after, attempts, token, owner, error);
 END $$;
 
 -- Find processes that have died, and what they may have died of (docs/decisions/0007): the heads of the lanes and of
@@ -557,13 +577,15 @@ BEGIN
     RETURN freed + died;
 END $$;
 
--- Come back from an effect outside: under the lane's lock, and only if the hold is still the caller's.
-CREATE FUNCTION covey.resume(p_class int, p_key text, p_token uuid) RETURNS boolean
+-- Come back from an effect outside: under the lane's lock, and only if the hold is still the caller's. Says too whether
+-- more waits behind the hold, which cannot change before the caller's transaction ends.
+CREATE FUNCTION covey.resume(p_class int, p_key text, p_token uuid) RETURNS TABLE (o_ours boolean, o_more boolean)
 LANGUAGE plpgsql VOLATILE {planner} AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(p_class, covey.lane(p_key));
-    PERFORM FROM covey.hold WHERE key = p_key AND token = p_token;
-    RETURN FOUND;
+    RETURN QUERY SELECT
+        EXISTS (SELECT FROM covey.hold WHERE key = p_key AND token = p_token),
+        EXISTS (SELECT FROM covey.inbox_held WHERE key = p_key OFFSET 1);
 END $$;
 """
 
