@@ -22,7 +22,7 @@ from covey.saga.saga import Saga
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, replica
 from covey.work.unit_of_work import Transactions, Work
-from tests.saga.stage import Data, Stage, hasty, on_stage, place
+from tests.saga.stage import Data, Stage, hasty, hasty_hold, on_stage, place
 
 FORWARD = ["Reserve", "Hold", "Take", "Ship"]
 
@@ -111,7 +111,7 @@ async def test_a_compensatable_step_that_stays_silent_counts_as_done_and_is_undo
 async def test_a_step_that_succeeds_too_late_is_undone_behind_it(stage: Stage) -> None:
     stage.participant.script = {"Hold": ["late"]}
 
-    saga_id = await stage.start(saga=hasty)
+    saga_id = await stage.start(saga=hasty_hold)
 
     assert await stage.end_of(saga_id) == "compensated"
     assert await stage.effects(saga_id) == ["Reserve", "Hold", "Unhold", "Release"]
@@ -152,7 +152,7 @@ async def test_a_refused_forward_step_is_asked_again_under_a_new_id(stage: Stage
 async def test_a_poisoned_compensatable_step_does_not_strand_its_saga(stage: Stage) -> None:
     stage.participant.script = {"Hold": ["poison"] * 1_000}
 
-    saga_id = await stage.start(saga=hasty)
+    saga_id = await stage.start(saga=hasty_hold)
 
     assert await stage.end_of(saga_id) == "compensated"
     assert await stage.effects(saga_id) == ["Reserve", "Unhold", "Release"]
