@@ -66,8 +66,11 @@ class Worker:
                     await self._wait(vain)
 
     async def _wait(self, vain: int) -> None:
-        """Wait until woken, or a while: a short one while there is work that others stand before, in its lane."""
-        longest = self._options.poll.total_seconds()
+        """Wait until woken, or a while: a short one while there is work that others stand before, in its lane.
+
+        Never exactly as long: who looks in step with the retries of a message would always be the one to get it.
+        """
+        longest = self._options.poll.total_seconds() * random.uniform(0.5, 1.0)
         try:
             async with asyncio.timeout(min(longest, IN_VAIN_SECONDS * 2 ** min(vain, 10)) if vain else longest):
                 await self._wake.wait()
