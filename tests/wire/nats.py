@@ -1,11 +1,13 @@
 """NATS's client protocol: publications with their confirmations, and deliveries of JetStream.
 
 Source: https://docs.nats.io/reference/reference-protocols/nats-protocol. What is neither (questions to JetStream,
-pings, flow control) passes unseen.
+pings, flow control) passes unseen. A bundle of covey is one publication, and one delivery, with the headers of the
+first message in it and the types of all.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,6 +35,15 @@ class Frame:
     def subject(self) -> str:
         """Return the subject of a message."""
         return self.words[1].decode()
+
+    @property
+    def told(self) -> dict[str, str]:
+        """Return the headers of a message, or of the first of a bundle: the types of all are in its `ce-type`."""
+        if not self.subject.endswith(".$bundle"):
+            return self.headers
+        parts = [headers for headers, _ in json.loads(self.payload)]
+        types = " + ".join(dict.fromkeys(headers["ce-type"] for headers in parts))
+        return self.headers | parts[0] | {"ce-type": types, "Nats-Msg-Id": self.headers["Nats-Msg-Id"]}
 
     @property
     def reply(self) -> str:
@@ -89,8 +100,8 @@ async def _requests(line: Line, tap: Tap, waiting: dict[str, Publication]) -> No
     frames = Frames()
     while data := await line.process.read():
         for frame in frames.feed(data):
-            if frame.verb == b"HPUB" and "ce-id" in frame.headers:
-                publication = Publication(line.session, frame.subject, frame.headers, frame.whole)
+            if frame.verb == b"HPUB" and "ce-id" in frame.told:
+                publication = Publication(line.session, frame.subject, frame.told, frame.whole)
                 if not await tap.passes(Stage.REQUEST, publication):
                     return
                 if frame.reply:
@@ -120,5 +131,5 @@ def _answered(line: Line, frame: Frame, waiting: dict[str, Publication]) -> Publ
     if frame.verb not in (b"MSG", b"HMSG"):
         return None
     if frame.verb == b"HMSG" and frame.reply.startswith("$JS.ACK."):
-        return Arrival(line.session, frame.subject, frame.headers)
+        return Arrival(line.session, frame.subject, frame.told)
     return waiting.pop(frame.subject, None)

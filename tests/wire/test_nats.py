@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -64,6 +65,22 @@ def passed(proxy: Proxy) -> list[tuple[Stage, Exchange]]:
     """Return what the tap has seen."""
     assert isinstance(proxy.tap, Keeping)
     return proxy.tap.passed
+
+
+async def test_a_bundle_is_seen_as_one_with_all_its_types(proxy: Proxy, broker: NatsBroker) -> None:
+    types = ["crm.find.v1", "crm.greet.v1", "crm.find.v1"]
+    messages = [replace(envelope(str(n)), kind="command", type=one) for n, one in enumerate(types)]
+
+    await broker.publish(messages)
+    async with broker.read("crm", [Topic("command")], 0) as reader:
+        assert len(await reader.next(100)) == 3
+
+    seen = [one for stage, one in passed(proxy) if stage is Stage.REQUEST or isinstance(one, Arrival)]
+    assert {type(one) for one in seen} == {Publication, Arrival}
+    for one in seen:
+        assert isinstance(one, Publication | Arrival)
+        assert one.headers["ce-type"] == "crm.find.v1 + crm.greet.v1"
+        assert one.headers["ce-id"] == str(messages[0].id)
 
 
 @pytest.mark.parametrize("number", [1, 3, 40], ids=["one", "a round", "an atomic batch"])
