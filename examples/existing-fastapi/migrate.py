@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from crm import Base
 from sqlalchemy import create_engine, make_url
@@ -19,4 +20,6 @@ def main(database_url: str) -> None:
 
 
 if __name__ == "__main__":
+    if "DATABASE_URL" not in os.environ:
+        sys.exit("DATABASE_URL is not set: paste the lines that `covey up --without crm` prints, in this terminal too")
     main(os.environ["DATABASE_URL"])
