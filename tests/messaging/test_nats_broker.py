@@ -23,7 +23,7 @@ from covey.local.engines.embedded import Engines
 from covey.message import Envelope
 from covey.messaging.broker import STREAM_MAX_AGE, Extent, Topic
 from covey.messaging.brokers.nats import NatsBroker
-from covey.messaging.brokers.nats_bundle import MOST
+from covey.messaging.brokers.nats_bundle import MOST, Outgoing, bundled
 from covey.messaging.brokers.nats_connection import address_of, translated
 from covey.messaging.cloud_events import to_headers
 from covey.testing.broker_contract import EVENTS, by_key, event, events, everything, firsts, read
@@ -287,7 +287,13 @@ class TestBundles:
         assert [entry.envelope for entry in await everything(broker, topics=COMMANDS)] == published
 
     @pytest.mark.parametrize(
-        "body", [b"", b"[1]", b'{"a": 1}', b'[["no headers", ""]]', b'[[{"a": 1}, ""]]', b'[[{}, "?"]]']
+        "body",
+        [
+            *(b"", b"[]", b"{}", b'""', b"[1]", b'{"a": 1}', b'[["no headers", ""]]', b'[[{"a": 1}, ""]]'),
+            *(b'[[{}, "?"]]', b'[[{},""]' + b',[{},""]' * 100_000 + b"]"),
+            *(b"[[" + b"[" * 1_000 + b"]" * 1_000 + b',""]]', b'[[{"a":' + b"[" * 1_000 + b"]" * 1_000 + b'},""]]'),
+        ],
+        ids=range(12),
     )
     async def test_a_malformed_bundle_arrives_and_says_so(
         self, broker: NatsBroker, client: Client, system_name: str, body: bytes
@@ -309,6 +315,15 @@ class TestBundles:
         await broker.publish(published)
 
         assert firsts(await everything(broker, topics=COMMANDS)) == by_key(published)
+
+    def test_what_grows_beyond_the_limit_as_json_goes_by_itself(self) -> None:
+        headers = {"ce-id": "1", "ce-subject": "\\" * 1_000}
+        messages = [Outgoing("subject", "key", headers, b"", 1_050) for _ in range(9)]
+
+        bundles = list(bundled("$bundle", messages, 4_200))
+
+        assert all(one.size_bytes <= 4_200 for one in bundles)
+        assert bundles == messages
 
     async def test_a_malformed_message_in_a_bundle_spoils_no_other(
         self, broker: NatsBroker, client: Client, system_name: str, name: str

@@ -27,6 +27,9 @@ MOST = 100
 MOST_BYTES = 256 * 2**10
 """So much at most, before base64 makes it a third larger; what is larger goes by itself."""
 
+MOST_READ = 100 * MOST
+"""What holds more is no bundle: a megabyte of somebody else's brackets would be 130,000 messages, read as one."""
+
 
 class Outgoing(NamedTuple):
     """A message as it is sent. `size_bytes` counts headers and body."""
@@ -41,20 +44,27 @@ class Outgoing(NamedTuple):
 def bundled(subject: str, messages: Sequence[Outgoing], limit_bytes: int) -> Iterator[Outgoing]:
     """Make bundles of messages, to be stored one after the other under the subject. A message alone stays as it is."""
     for few in _cut(messages, min(MOST_BYTES, limit_bytes // 2)):
-        yield few[0] if len(few) == 1 else _bundle(subject, few)
+        bundle = few[0] if len(few) == 1 else _bundle(subject, few)
+        if bundle.size_bytes > limit_bytes:  # JSON doubles a backslash, and the server would not answer but hang up
+            yield from few
+        else:
+            yield bundle
 
 
 def unbundled(body: bytes) -> list[tuple[dict[str, str], bytes]]:
-    """Return the headers and the body of each message. Raises Unreadable."""
+    """Return the headers and the body of each message, at least one. Raises Unreadable."""
     try:
-        return [(_text(headers), b64decode(text, validate=True)) for headers, text in orjson.loads(body)]
+        parts = orjson.loads(body)
+        if not isinstance(parts, list) or not 0 < len(parts) <= MOST_READ:
+            raise ValueError(f"it is no array of 1 to {MOST_READ} messages")
+        return [(_text(headers), b64decode(text, validate=True)) for headers, text in parts]
     except (ValueError, TypeError) as error:
         raise Unreadable(f"the bundle is malformed: {error}") from None
 
 
 def _text(headers: object) -> dict[str, str]:
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-        raise TypeError(f"{headers!r:.80} are no headers")
+        raise TypeError("what stands for headers is no object of texts")  # not shown: its depth may be beyond repr
     return headers
 
 
