@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fastapi import APIRouter, HTTPException, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -36,6 +36,8 @@ BROKEN: Mapping[str, str] = {
     "no-status": "status is 999",
     "not-final": "status is 103",
     "too-short": "a Content-Length of b'9' and a body of 2 bytes",
+    "no-length": "a Content-Length of b'-1', which is no number of bytes",
+    "no-body": "a body of 4 bytes, and the status 204 allows none",
     "streamed": "b'x-note' holds b'\\r', at byte 3",
 }
 
@@ -84,6 +86,11 @@ def things() -> APIRouter:
         await add(work)
         return PlainTextResponse("ok", headers={"Content-Length": "9"})
 
+    @api.post("/no-body", response_model=None)
+    async def no_body(work: Transaction) -> Response:
+        await add(work)
+        return JSONResponse(None, status_code=204)
+
     return api
 
 
@@ -94,6 +101,11 @@ def streamed() -> APIRouter:
     async def stream(work: Transaction) -> Response:
         await work.execute("INSERT INTO things VALUES (1)")
         return StreamingResponse(iter([b"x"]), headers={"X-Note": "one\r"})
+
+    @api.post("/no-length", response_model=None)
+    async def no_length(work: Transaction) -> Response:
+        await work.execute("INSERT INTO things VALUES (1)")
+        return StreamingResponse(iter([b"x"]), headers={"Content-Length": "-1"})
 
     return api
 

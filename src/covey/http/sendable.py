@@ -19,6 +19,8 @@ from covey.errors import Defect
 
 _NO_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_MOST_DIGITS = 18
+_WITHOUT_BODY = frozenset({204, 304})
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -43,11 +45,17 @@ def require_head(status: int, headers: RawHeaders) -> None:
 def require_response(response: Response, method: str) -> None:
     """Raise Unsendable for a response that would break off; how long a streamed one becomes nobody knows yet."""
     require_head(response.status_code, response.raw_headers)
+    lengths = [value for name, value in response.raw_headers if name.lower() == b"content-length"]
+    for value in lengths:
+        if not value.isdigit() or len(value) > _MOST_DIGITS:
+            raise Unsendable(f"the answer has a Content-Length of {value[:40]!r}, which is no number of bytes")
     if type(response).__call__ is not Response.__call__ or method == "HEAD":
         return
     size = len(response.body)
-    for name, value in response.raw_headers:
-        if name.lower() == b"content-length" and (not value.isdigit() or int(value) != size):
+    if size and response.status_code in _WITHOUT_BODY:
+        raise Unsendable(f"the answer has a body of {size} bytes, and the status {response.status_code} allows none")
+    for value in lengths:
+        if int(value) != size:
             raise Unsendable(f"the answer has a Content-Length of {value!r} and a body of {size} bytes")
 
 
