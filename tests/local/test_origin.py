@@ -166,8 +166,35 @@ def test_names_no_data_outside_of_it_and_no_server(tmp_path: Path) -> None:
     assert found is not None
     assert (found.origin, found.aside) == (folder, None)
     left = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
-    assert left == {"home.json", "secrets.json", "nats/message"}
+    assert left == {"home.json", "secrets.json", "nats/message", "postgres/elsewhere-of-the-original"}
+    assert "but for PostgreSQL, which begins empty: the original's are in /var/tmp/of-the-original" in str(found)
     assert settle(copy) is None
+
+
+def test_restored_in_its_own_place_keeps_its_data_outside(tmp_path: Path) -> None:
+    folder = made(tmp_path / "state")
+    (folder / "postgres/elsewhere").write_text("/var/tmp/its-own")
+    backup = shutil.copytree(folder, tmp_path / "backup")
+    folder.rename(tmp_path / "lost")
+    shutil.copytree(backup, folder)
+
+    found = settle(folder)
+
+    assert found is not None
+    assert (folder / "postgres/elsewhere").read_text() == "/var/tmp/its-own"
+    assert str(found).endswith("the data are kept")
+
+
+def test_that_shares_data_by_a_link_leaves_the_lock_of_the_server_that_runs_on_them(tmp_path: Path) -> None:
+    folder = made(tmp_path / "state")
+    (folder / "postgres").rename(tmp_path / "large-disk")
+    (folder / "postgres").symlink_to(tmp_path / "large-disk")
+    copy = shutil.copytree(folder, tmp_path / "copy", symlinks=True)
+    (tmp_path / "large-disk/cluster/data/postmaster.pid").write_text(f"{os.getpid()}\n")
+
+    assert settle(copy) is not None
+
+    assert (folder / "postgres/cluster/data/postmaster.pid").exists()
 
 
 def test_made_while_it_was_in_use_has_its_data_set_aside_each_time(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from covey.local.launcher import write_atomically
 _FILE = "home.json"
 _DATA = ("postgres", "nats", "valkey", "data")
 _OF_THE_ORIGINAL = ("processes/*.json", "env/*.env", "ports.json", "status.json")
-_AT_REST = ("postgres/elsewhere", "postgres/cluster/data/postmaster.pid")
-"""Both name what is the original's: a data folder outside of the state folder, and a server."""
+_SERVER = "postgres/cluster/data/postmaster.pid"
+_OUTSIDE = "postgres/elsewhere"
+"""Names a data folder outside of the state folder: it was not copied, and is the original's."""
+_OUTSIDE_OF_THE_ORIGINAL = "postgres/elsewhere-of-the-original"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,23 @@ _HOME = TypeAdapter(_Home)
 
 @dataclass(frozen=True, kw_only=True)
 class Copied:
-    """A state folder is a copy of `origin`. `aside` is where data go that were in use while they were copied."""
+    """A state folder is a copy of `origin`. `aside` is where data go that were in use while they were copied.
+
+    `outside` is where the original has those of PostgreSQL, if they are no part of its state folder.
+    """
 
     folder: Path
     origin: Path
     aside: Path | None
+    outside: Path | None = None
 
     def __str__(self) -> str:
         copied = f"{self.folder} is a copy of {self.origin}: processes and ports on record there are not touched"
+        if self.aside is None and self.outside is not None:
+            return (
+                f"{copied}; the data are kept, but for PostgreSQL, which begins empty: the original's are in"
+                f" {self.outside}, as {self.folder.name}/{_OUTSIDE_OF_THE_ORIGINAL} says"
+            )
         if self.aside is None:
             return f"{copied}; the data are kept"
         return (
@@ -66,8 +77,9 @@ def copied(folder: Path) -> Copied | None:
         return None
     if _same(home, _home_of(folder)):
         return None
-    in_use = any(folder.glob("processes/*.json"))
-    return Copied(folder=folder, origin=Path(home.path), aside=_free(folder) if in_use else None)
+    in_use, origin = any(folder.glob("processes/*.json")), Path(home.path)
+    outside = None if origin == folder.resolve() else _outside(folder)  # in its own place it is a backup, restored
+    return Copied(folder=folder, origin=origin, aside=_free(folder) if in_use else None, outside=outside)
 
 
 def settle(folder: Path) -> Copied | None:
@@ -99,9 +111,20 @@ def _forget(copy: Copied) -> None:
         for name in _DATA:
             if (copy.folder / name).exists():
                 (copy.folder / name).rename(copy.aside / name)
-    for pattern in (*_AT_REST, *_OF_THE_ORIGINAL):
+    if copy.aside is None and copy.outside is not None:
+        (copy.folder / _OUTSIDE).rename(copy.folder / _OUTSIDE_OF_THE_ORIGINAL)
+    if (server := copy.folder / _SERVER).resolve().is_relative_to(copy.folder.resolve()):
+        server.unlink(missing_ok=True)  # through a link, which a copy shares, it would be that of a server which runs
+    for pattern in _OF_THE_ORIGINAL:
         for path in copy.folder.glob(pattern):
             path.unlink()
+
+
+def _outside(folder: Path) -> Path | None:
+    try:
+        return Path((folder / _OUTSIDE).read_text())
+    except OSError:
+        return None
 
 
 def _free(folder: Path) -> Path:
