@@ -177,3 +177,67 @@ async def test_a_note_that_cannot_be_read_is_no_obstacle(
 
     assert running_systems() == []
     await state.close()
+
+
+@pytest.mark.parametrize("place", [".", "systems"])
+async def test_a_list_that_cannot_be_kept_keeps_no_system_from_coming_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("COVEY_CACHE", str(cache))
+    (cache / place).parent.mkdir(exist_ok=True)
+    (cache / place).write_text("no folder")
+    state = await open_state(tmp_path / "state")
+
+    with registered("shop", state.path):
+        assert (cache / place).is_file()
+
+    assert (cache / place).is_file()
+    await state.close()
+
+
+async def test_a_note_of_a_place_that_cannot_be_looked_at_is_no_obstacle(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVEY_CACHE", str(cache))
+    (tmp_path / "file").touch()
+    (cache / "systems/folder.json").mkdir(parents=True)
+    note = {"system": "other", "state": str(tmp_path / "file/.covey"), "supervisor": 1, "birth": "long ago"}
+    (cache / "systems/other.json").write_text(json.dumps(note))
+    state = await open_state(tmp_path / "state")
+
+    with registered("shop", state.path):
+        assert [one.system for one in running_systems()] == ["shop"]
+
+    await state.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+async def test_a_system_of_another_user_in_a_shared_folder_is_not_on_the_list(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVEY_CACHE", str(cache))
+    state = await open_state(tmp_path / "state")
+
+    with registered("shop", state.path):
+        (note,) = (cache / "systems").iterdir()
+        os.chown(note, 65_534, 65_534)
+        assert running_systems() == []
+        assert note.exists()
+
+    await state.close()
+
+
+async def test_who_ends_leaves_the_note_of_a_system_that_stands_in_the_same_place_by_now(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVEY_CACHE", str(cache))
+    state = await open_state(tmp_path / "state")
+
+    with registered("shop", state.path):
+        (note,) = (cache / "systems").iterdir()
+        successor = {**json.loads(note.read_text()), "supervisor": os.getppid()}
+        note.write_text(json.dumps(successor))  # an inode that is free is soon another folder's
+
+    assert json.loads(note.read_text()) == successor
+    await state.close()

@@ -2,7 +2,7 @@
 
 A note says where the state folder is and who supervises it. It is a hint and no proof: what is up is asked of the
 state folder, and of the birth of the supervisor. Notes that a killed system has left are removed when nothing of it
-runs any more.
+runs any more. What cannot be read or written there keeps no system from coming up: it is not on the list then.
 """
 
 from __future__ import annotations
@@ -50,21 +50,27 @@ _NOTED = TypeAdapter(Noted)
 @contextmanager
 def registered(system: str, state: Path) -> Iterator[None]:
     """Have a system on the list inside the block, at whose end nothing of it may run. This process supervises it."""
-    running_systems()  # which forgets those that are gone
     noted = Noted(system, state, os.getpid(), birth(os.getpid()) or "")
-    note = _notes() / f"{identity_of(state).replace(':', '-')}.json"
-    write_atomically(note, json.dumps({**asdict(noted), "state": str(state)}))
+    name = f"{identity_of(state).replace(':', '-')}.json"
+    with suppress(OSError):
+        running_systems()  # which forgets those that are gone
+        _notes().mkdir(exist_ok=True)
+        write_atomically(_notes() / name, json.dumps({**asdict(noted), "state": str(state)}))
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with suppress(OSError):
+            if _read(_notes() / name) == noted:  # else a folder with our inode stands in place of ours, and is up
+                (_notes() / name).unlink()
 
 
 def running_systems() -> list[Noted]:
     """Return the systems of this user of which anything runs, by folder; forget the others."""
     found = []
     for note in _notes().glob("*.json"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
+            if note.stat().st_uid != os.geteuid():  # users may share the folder: COVEY_CACHE says where it is
+                continue
             noted = _read(note)
             if noted is not None and noted.running:
                 found.append(noted)
@@ -81,6 +87,4 @@ def _read(note: Path) -> Noted | None:
 
 
 def _notes() -> Path:
-    folder = cache_folder() / "systems"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return cache_folder() / "systems"
