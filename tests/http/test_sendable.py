@@ -35,8 +35,9 @@ BROKEN: Mapping[str, str] = {
     "no-name": "a header of the name b'x note'",
     "no-status": "status is 999",
     "not-final": "status is 103",
-    "too-short": "a Content-Length of b'9' and a body of 2 bytes",
+    "too-short": "a Content-Length of 9 and a body of 2 bytes",
     "no-length": "a Content-Length of b'-1', which is no number of bytes",
+    "two-ends": "more than once, by Content-Length or Transfer-Encoding, where it ends",
     "no-body": "a body of 4 bytes, and the status 204 allows none",
     "streamed": "b'x-note' holds b'\\r', at byte 3",
 }
@@ -85,6 +86,11 @@ def things() -> APIRouter:
     async def too_short(work: Transaction) -> Response:
         await add(work)
         return PlainTextResponse("ok", headers={"Content-Length": "9"})
+
+    @api.post("/two-ends", response_model=None)
+    async def two_ends(work: Transaction) -> Response:
+        await add(work)
+        return PlainTextResponse("ok", headers={"Transfer-Encoding": "chunked"})
 
     @api.post("/no-body", response_model=None)
     async def no_body(work: Transaction) -> Response:

@@ -19,6 +19,7 @@ from covey.errors import Defect
 
 _NO_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _MOST_DIGITS = 18
 _WITHOUT_BODY = frozenset({204, 304})
 
@@ -45,18 +46,14 @@ def require_head(status: int, headers: RawHeaders) -> None:
 def require_response(response: Response, method: str) -> None:
     """Raise Unsendable for a response that would break off; how long a streamed one becomes nobody knows yet."""
     require_head(response.status_code, response.raw_headers)
-    lengths = [value for name, value in response.raw_headers if name.lower() == b"content-length"]
-    for value in lengths:
-        if not value.isdigit() or len(value) > _MOST_DIGITS:
-            raise Unsendable(f"the answer has a Content-Length of {value[:40]!r}, which is no number of bytes")
+    length = _length_of(response.raw_headers)
     if type(response).__call__ is not Response.__call__ or method == "HEAD":
         return
     size = len(response.body)
     if size and response.status_code in _WITHOUT_BODY:
         raise Unsendable(f"the answer has a body of {size} bytes, and the status {response.status_code} allows none")
-    for value in lengths:
-        if int(value) != size:
-            raise Unsendable(f"the answer has a Content-Length of {value!r} and a body of {size} bytes")
+    if length is not None and length != size:
+        raise Unsendable(f"the answer has a Content-Length of {length} and a body of {size} bytes")
 
 
 def sendable(found: RouteContext) -> ASGIApp:
@@ -74,6 +71,19 @@ def sendable(found: RouteContext) -> ASGIApp:
         return response
 
     return wrap_app_with_body_limit(request_response(handled), found.max_body_size)
+
+
+def _length_of(headers: RawHeaders) -> int | None:
+    """Return what the headers say of the body's length. Raises Unsendable where no client could rely on it."""
+    framing = [(name.lower(), value) for name, value in headers if name.lower() in _FRAMING]
+    if len(framing) > 1:  # as when the headers of another server are passed on; many clients refuse that
+        raise Unsendable("the answer says more than once, by Content-Length or Transfer-Encoding, where it ends")
+    for name, value in framing:
+        if name == b"content-length":
+            if not value.isdigit() or len(value) > _MOST_DIGITS:
+                raise Unsendable(f"the answer has a Content-Length of {value[:40]!r}, which is no number of bytes")
+            return int(value)
+    return None
 
 
 def _is_clean(headers: list[tuple[bytes, bytes]]) -> bool:
