@@ -241,3 +241,18 @@ async def test_who_ends_leaves_the_note_of_a_system_that_stands_in_the_same_plac
 
     assert json.loads(note.read_text()) == successor
     await state.close()
+
+
+async def test_a_note_that_was_left_of_a_folder_does_not_mean_who_has_come_there(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVEY_CACHE", str(cache))
+    state = await open_state(tmp_path / "state")  # somebody else's: root could end it
+    (cache / "systems").mkdir()
+    note = {"system": "gone", "state": str(state.path), "supervisor": 2**22 + 1, "birth": "long ago"}
+    (cache / "systems/gone.json").write_text(json.dumps(note))
+
+    assert running_systems() == []
+
+    assert list((cache / "systems").iterdir()) == []
+    await state.close()

@@ -34,14 +34,15 @@ class Noted:
 
     @property
     def alone(self) -> bool:
-        """Tell whether its supervisor lives on although its state folder is gone."""
-        return supervisor_of(self.state) is None and birth(self.supervisor) == self.birth
+        """Tell whether its supervisor lives on although its state folder is gone, or is somebody else's by now."""
+        return supervisor_of(self.state) != self.supervisor and birth(self.supervisor) == self.birth
 
     @property
     def running(self) -> bool:
-        """Tell whether anything of it runs."""
-        left = any(record.running() for record in read_records(records_of(self.state)))
-        return left or self.alone or supervisor_of(self.state) is not None
+        """Tell whether anything of it runs. Under another supervisor the folder holds another system."""
+        if (supervisor := supervisor_of(self.state)) is not None:
+            return supervisor == self.supervisor or self.alone
+        return self.alone or any(record.running() for record in read_records(records_of(self.state)))
 
 
 _NOTED = TypeAdapter(Noted)
