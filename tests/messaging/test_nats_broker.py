@@ -26,7 +26,7 @@ from covey.messaging.brokers.nats import NatsBroker
 from covey.messaging.brokers.nats_bundle import MOST, Outgoing, bundled
 from covey.messaging.brokers.nats_connection import address_of, translated
 from covey.messaging.cloud_events import to_headers
-from covey.testing.broker_contract import EVENTS, by_key, event, events, everything, firsts, read
+from covey.testing.broker_contract import EVENTS, PATIENCE_SECONDS, by_key, event, events, everything, firsts, read
 from covey.testing.eventually import eventually
 
 COMMANDS = [Topic("command")]
@@ -128,6 +128,17 @@ class TestForeignMessages:
         assert entry.envelope.source == "https://elsewhere.example/orders"
         assert entry.envelope.time == datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
         assert "unreadable" not in entry.envelope.headers
+
+    async def test_a_message_under_our_subject_arrives_whatever_its_type_says(
+        self, broker: NatsBroker, client: Client, system_name: str
+    ) -> None:
+        foreign = {**to_headers(event()), "ce-type": "com.example.order-placed"}
+        await client.jetstream().publish(f"{system_name}.order.event.placed.v1", b"{}", headers=foreign)
+        await broker.publish([event("placed")])
+
+        first, _ = await everything(broker, topics=[Topic("event", "placed")])
+
+        assert first.envelope.type == "com.example.order-placed"
 
 
 class TestRefusals:
@@ -324,6 +335,16 @@ class TestBundles:
 
         assert all(one.size_bytes <= 4_200 for one in bundles)
         assert bundles == messages
+
+    async def test_many_that_are_for_others_keep_nobody_from_reading_on(self, broker: NatsBroker) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS), broker.read("order", [Topic("command", "pack")], 0) as reader:
+            for _ in range(10):  # until the server asks whether to go on, and waits for the answer
+                await broker.publish([replace(event("ship", kind="command"), body=bytes(9_000)) for _ in range(100)])
+            await broker.publish([wanted := event("pack", kind="command"), event("ship", kind="command")])
+
+            (entry,) = await reader.next(1_000)
+
+        assert entry.envelope == wanted
 
     async def test_a_malformed_message_in_a_bundle_spoils_no_other(
         self, broker: NatsBroker, client: Client, system_name: str, name: str

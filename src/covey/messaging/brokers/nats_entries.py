@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import cast, get_args
 
@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from covey.errors import Unreadable
 from covey.ids import derived_id
 from covey.message import Envelope, Kind
-from covey.messaging.broker import Entry
+from covey.messaging.broker import Entry, Topic
 from covey.messaging.brokers.nats_bundle import BUNDLE, unbundled
 from covey.messaging.cloud_events import from_headers
 from covey.messaging.delivery import UNREADABLE
@@ -19,8 +19,12 @@ from covey.messaging.delivery import UNREADABLE
 _KINDS = get_args(Kind)
 
 
-def entries_of(stream: str, sequence: int, message: Msg) -> list[Entry]:
-    """Return the entries of a stored message, in order; all have its sequence."""
+def entries_of(stream: str, sequence: int, message: Msg, topics: Collection[Topic]) -> list[Entry]:
+    """Return the entries of a stored message, in order; all have its sequence.
+
+    Of a bundle those of the topics. Of the rest the server has chosen, by subject: what says that it is of another
+    type must be seen.
+    """
     stored = _Stored(stream, sequence, message)
     headers = message.headers or {}
     if stored.name != BUNDLE:
@@ -29,7 +33,12 @@ def entries_of(stream: str, sequence: int, message: Msg) -> list[Entry]:
         parts = unbundled(message.data)
     except Unreadable as error:
         return [stored.unreadable(headers, message.data, str(error))]
-    return [stored.entry(*part, number) for number, part in enumerate(parts)]
+    entries = [stored.entry(*part, number) for number, part in enumerate(parts)]
+    return [entry for entry in entries if _wanted(entry.envelope, topics)]
+
+
+def _wanted(envelope: Envelope, topics: Collection[Topic]) -> bool:
+    return UNREADABLE in envelope.headers or any(topic.matches(envelope) for topic in topics)
 
 
 class _Stored:

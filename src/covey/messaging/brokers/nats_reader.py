@@ -26,7 +26,6 @@ from covey.errors import BrokerUnavailable
 from covey.messaging.broker import Entry, Topic
 from covey.messaging.brokers.nats_connection import Connection
 from covey.messaging.brokers.nats_entries import entries_of
-from covey.messaging.delivery import UNREADABLE
 
 HEARTBEAT_SECONDS = 1.0
 """How often an idle server says that it is there."""
@@ -102,6 +101,8 @@ class NatsReader:
             await self._answer_flow_control()
             if entries := self._take(limit):
                 return entries
+            if self._arrived:  # a request for flow control, behind what was not for us
+                continue
             if self._problem:
                 raise BrokerUnavailable(f"reading {self._stream} ended: {self._problem}")
             self._more = asyncio.get_running_loop().create_future()
@@ -150,17 +151,13 @@ class NatsReader:
             if isinstance(head, str):
                 break
             sequence, message = head
-            found = [entry for entry in entries_of(self._stream, sequence, message) if self._wanted(entry)]
+            found = entries_of(self._stream, sequence, message, self._topics)
             if entries and len(entries) + len(found) > limit:
                 break
             self._arrived.popleft()
             self._position = sequence
             entries += found
         return entries
-
-    def _wanted(self, entry: Entry) -> bool:
-        """Tell whether it is of our topics. The server has chosen by subject, but not inside of bundles."""
-        return UNREADABLE in entry.envelope.headers or any(topic.matches(entry.envelope) for topic in self._topics)
 
     async def _answer_flow_control(self) -> None:
         while self._arrived and isinstance(request := self._arrived[0], str):
