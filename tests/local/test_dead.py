@@ -9,7 +9,7 @@ import pytest
 
 from covey.errors import ConfigurationError
 from covey.ids import new_id
-from covey.local.dead import edited, page
+from covey.local.dead import edited, page, table
 from covey.messaging.dead_letters import DeadLetter, Entry, Whole
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -43,6 +43,10 @@ def test_one_is_counted_as_one() -> None:
     assert "behind   1 message of its key" in one
     assert "tried    5 times, dead" in several
     assert "behind   2 messages of its key" in several
+
+
+def test_a_terminal_obeys_no_type_of_a_message_of_somebody_else() -> None:
+    assert "\x1b" not in table([replace(LETTER, type="feed.\x1b[2J.v1")])
 
 
 def test_each_line_of_the_history_says_what_there_is_to_say_and_ends_there() -> None:

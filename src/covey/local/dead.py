@@ -46,7 +46,7 @@ def table(letters: list[DeadLetter]) -> str:
         since = f"{one.since:%Y-%m-%d %H:%M:%S}"
         reason = _visible(one.reason)
         short = reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"
-        lines.append((_visible(one.key), one.type, since, str(one.attempts), str(one.behind), short))
+        lines.append((_visible(one.key), _visible(one.type), since, str(one.attempts), str(one.behind), short))
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     return "\n".join(
         "  ".join([*(text.ljust(width) for text, width in zip(line[:5], widths, strict=True)), line[5]])
