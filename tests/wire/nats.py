@@ -43,7 +43,8 @@ class Frame:
             return self.headers
         parts = [headers for headers, _ in json.loads(self.payload)]
         types = " + ".join(dict.fromkeys(headers["ce-type"] for headers in parts))
-        return self.headers | parts[0] | {"ce-type": types, "Nats-Msg-Id": self.headers["Nats-Msg-Id"]}
+        first = {name: value for name, value in parts[0].items() if name != "Nats-Msg-Id"}
+        return self.headers | first | {"ce-type": types}
 
     @property
     def reply(self) -> str:
