@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import asyncpg
 
+from covey.database.errors import DRIVER_ERRORS
 from covey.errors import DatabaseUnavailable, DependencyUnavailable
 from covey.local.running import RunningSystem
 from covey.testing.drill.drilled import Notes, OwnFault, Verdict
@@ -100,7 +101,7 @@ class ShopDrill:
                 return await getattr(connection, how)(query, timeout=_ANSWER_SECONDS)
             finally:
                 connection.terminate()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        except (OSError, *DRIVER_ERRORS) as error:
             raise DatabaseUnavailable(f"order's database does not answer: {type(error).__name__}") from error
 
 

@@ -14,10 +14,11 @@ from uuid import UUID
 import asyncpg
 
 from covey.clock import Clock, SystemClock
+from covey.database.errors import DRIVER_ERRORS
 from shop.books import SUBSCRIBERS
 
 # A transport that is cut in the middle of an answer can end in any of these.
-UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+UNREACHABLE = (OSError, *DRIVER_ERRORS)
 
 _STATUSES = ("pending", "confirmed", "rejected", "cancelled")
 _FRESH_SECONDS = 0.25

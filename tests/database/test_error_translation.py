@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 
-from covey.database.errors import FENCED, translate, translated
+from covey.database.errors import DRIVER_ERRORS, FENCED, translate, translated
 from covey.database.pool import Database
 from covey.errors import (
     ConstraintViolated,
@@ -132,3 +132,8 @@ async def test_a_column_that_a_migration_adds_costs_a_retry_and_no_failure(datab
             await read()
 
     await read()
+
+
+@pytest.mark.parametrize("kind", list(vendor_classes()), ids=lambda kind: kind.__name__)
+def test_who_expects_what_asyncpg_raises_expects_all_of_it(kind: type[Exception]) -> None:
+    assert issubclass(kind, DRIVER_ERRORS)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,7 @@ import pytest
 from covey.local.engines.placement import cache_folder
 from covey.local.processes import Record, read_records
 from covey.local.registry import registered, running_systems
-from covey.local.state import open_state, records_of
+from covey.local.state import StateFolder, open_state, records_of
 
 Covey = Callable[..., subprocess.Popen[str]]
 
@@ -53,6 +53,15 @@ def cache(tmp_path: Path) -> Path:
         if entry.name != "systems":
             (tmp_path / "cache" / entry.name).symlink_to(entry)
     return tmp_path / "cache"
+
+
+@pytest.fixture
+async def state(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StateFolder]:
+    """A state folder that is held, of a system whose notes go into that cache."""
+    monkeypatch.setenv("COVEY_CACHE", str(cache))
+    folder = await open_state(tmp_path / "state")
+    yield folder
+    await folder.close()
 
 
 @pytest.fixture
@@ -160,23 +169,18 @@ def test_down_returns_when_the_guardian_of_a_supervisor_that_it_ended_is_done(co
     assert not any(record.running() for record in running)
 
 
-async def test_a_note_that_cannot_be_read_is_no_obstacle(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COVEY_CACHE", str(cache))
+async def test_a_note_that_cannot_be_read_is_no_obstacle(cache: Path, state: StateFolder) -> None:
     (cache / "systems").mkdir()
     (cache / "systems/torn.json").write_text('{"system": ')
     (cache / "systems/strange.json").write_text(json.dumps({"system": "x", "state": 5}))
-    state = await open_state(tmp_path / "state")
 
     with registered("shop", state.path):
         assert [(one.system, one.state, one.supervisor) for one in running_systems()] == [
-            ("shop", tmp_path / "state", os.getpid())
+            ("shop", state.path, os.getpid())
         ]
         assert [path.name for path in (cache / "systems").iterdir() if path.stem in ("torn", "strange")] == []
 
     assert running_systems() == []
-    await state.close()
 
 
 @pytest.mark.parametrize("place", [".", "systems"])
@@ -197,57 +201,41 @@ async def test_a_list_that_cannot_be_kept_keeps_no_system_from_coming_up(
 
 
 async def test_a_note_of_a_place_that_cannot_be_looked_at_is_no_obstacle(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, state: StateFolder, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("COVEY_CACHE", str(cache))
     (tmp_path / "file").touch()
     (cache / "systems/folder.json").mkdir(parents=True)
     note = {"system": "other", "state": str(tmp_path / "file/.covey"), "supervisor": 1, "birth": "long ago"}
     (cache / "systems/other.json").write_text(json.dumps(note))
-    state = await open_state(tmp_path / "state")
 
     with registered("shop", state.path):
         assert [one.system for one in running_systems()] == ["shop"]
 
-    await state.close()
-
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
-async def test_a_system_of_another_user_in_a_shared_folder_is_not_on_the_list(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COVEY_CACHE", str(cache))
-    state = await open_state(tmp_path / "state")
-
+async def test_a_system_of_another_user_in_a_shared_folder_is_not_on_the_list(cache: Path, state: StateFolder) -> None:
     with registered("shop", state.path):
         (note,) = (cache / "systems").iterdir()
         os.chown(note, 65_534, 65_534)
         assert running_systems() == []
         assert note.exists()
 
-    await state.close()
-
 
 async def test_who_ends_leaves_the_note_of_a_system_that_stands_in_the_same_place_by_now(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, state: StateFolder
 ) -> None:
-    monkeypatch.setenv("COVEY_CACHE", str(cache))
-    state = await open_state(tmp_path / "state")
-
     with registered("shop", state.path):
         (note,) = (cache / "systems").iterdir()
         successor = {**json.loads(note.read_text()), "supervisor": os.getppid()}
         note.write_text(json.dumps(successor))  # an inode that is free is soon another folder's
 
     assert json.loads(note.read_text()) == successor
-    await state.close()
 
 
 async def test_a_note_that_was_left_of_a_folder_does_not_mean_who_has_come_there(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, state: StateFolder
 ) -> None:
-    monkeypatch.setenv("COVEY_CACHE", str(cache))
-    state = await open_state(tmp_path / "state")  # somebody else's: root could end it
+    # The folder is somebody else's by now: root could end what is there.
     (cache / "systems").mkdir()
     note = {"system": "gone", "state": str(state.path), "supervisor": 2**22 + 1, "birth": "long ago"}
     (cache / "systems/gone.json").write_text(json.dumps(note))
@@ -255,4 +243,3 @@ async def test_a_note_that_was_left_of_a_folder_does_not_mean_who_has_come_there
     assert running_systems() == []
 
     assert list((cache / "systems").iterdir()) == []
-    await state.close()

@@ -29,6 +29,9 @@ RefundId = NewType("RefundId", UUID)
 InvoiceId = NewType("InvoiceId", UUID)
 CreditNoteId = NewType("CreditNoteId", UUID)
 
+_NO_CURRENCY = "XXX"
+"""ISO 4217: where no currency is involved."""
+
 
 @dataclass(frozen=True, slots=True)
 class Money:
@@ -203,7 +206,7 @@ def to_void(found: Payment | None, payment_id: PaymentId, order_id: OrderId) -> 
     Raises Conflict when the money may have been taken: that is returned by a refund, not undone by a void.
     """
     if found is None:
-        return Known(Payment(payment_id, order_id, Money(0, "XXX"), Status.VOIDED))
+        return Known(Payment(payment_id, order_id, Money(0, _NO_CURRENCY), Status.VOIDED))
     match found.status:
         case Status.AUTHORIZING | Status.AUTHORIZED | Status.VOIDING:
             return Ask(replace(found, status=Status.VOIDING))

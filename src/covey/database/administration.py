@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import asyncpg
 
+from covey.database.errors import DRIVER_ERRORS
 from covey.errors import DatabaseUnavailable
 
 _CONNECT_SECONDS = 5.0
@@ -80,11 +81,11 @@ async def _opens(url: str) -> bool:
 async def _connection(url: str) -> AsyncIterator[asyncpg.Connection]:
     try:
         connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except (OSError, *DRIVER_ERRORS) as error:
         raise DatabaseUnavailable(f"PostgreSQL at {_without_password(url)} does not open: {error}") from error
     try:
         yield connection
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except (OSError, *DRIVER_ERRORS) as error:
         raise DatabaseUnavailable(f"PostgreSQL at {_without_password(url)}: {error}") from error
     finally:
         await connection.close(timeout=_CONNECT_SECONDS)

@@ -21,6 +21,9 @@ from covey.errors import (
 FENCED = "CV001"
 NOT_AS_ASSUMED = "CV002"
 
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg raises as its own; its errors have no common root. `OSError` comes from the socket below."""
+
 _CONTENTION = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,

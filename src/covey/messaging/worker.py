@@ -16,7 +16,7 @@ from covey.errors import CoveyError
 from covey.messaging.options import MessagingOptions
 from covey.messaging.turn import Turns
 
-IN_VAIN_SECONDS = 0.005
+IN_VAIN_SECONDS = 0.01
 """How soon a worker looks again when it could not have what it has seen; each further time after twice as long."""
 
 log = structlog.get_logger("covey.messaging")
@@ -72,7 +72,7 @@ class Worker:
         """
         longest = self._options.poll.total_seconds() * random.uniform(0.5, 1.0)
         try:
-            async with asyncio.timeout(min(longest, IN_VAIN_SECONDS * 2 ** min(vain, 10)) if vain else longest):
+            async with asyncio.timeout(min(longest, IN_VAIN_SECONDS * 2 ** min(vain - 1, 10)) if vain else longest):
                 await self._wake.wait()
         except TimeoutError:
             return

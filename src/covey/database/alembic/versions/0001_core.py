@@ -462,6 +462,7 @@ BEGIN
     END IF;
 END $$;
 
+-- The same for all messages of a turn, with its last statement.
 CREATE FUNCTION covey.park_all(
     p_keys text[], p_positions bigint[], p_states text[], p_afters interval[], p_attempts int[], p_tokens uuid[],
     p_owners int[], p_errors text[]
