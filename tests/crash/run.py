@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from traceback import format_exc
 
 from shop.auditor import audit
 from tests.crash.lane import Lane, Strike
@@ -26,6 +27,11 @@ RESUME_SECONDS = 5.0
 """Work goes on at most so long after the process is ready again: what takes longer is stuck, not slow.
 
 The bar of a second is for a quiet machine, and a bench holds it; here several shops share two cores.
+"""
+
+POINT_SECONDS = 120.0
+"""So long one order may take, with its kill and all that is asked about it. Each part has limits of its own; this one
+is for what nobody thought of.
 """
 
 HOPELESS = 20
@@ -68,7 +74,9 @@ class Run:
         """Run one order of each outcome undisturbed, in `lanes` shops, and return all points, in order."""
         waiting = deque(outcomes)
         points: dict[str, list[Point]] = {}
-        await asyncio.gather(*(self._record(waiting, points) for _ in range(lanes)))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(lanes):
+                group.create_task(self._record(waiting, points))
         return [point for outcome in outcomes for point in points[outcome.name]]
 
     async def _record(self, waiting: deque[Outcome], points: dict[str, list[Point]]) -> None:
@@ -86,7 +94,9 @@ class Run:
     async def strike_all(self, points: Iterable[Point], lanes: int, *, cold: bool = False) -> Results:
         """Kill at every point, in `lanes` shops beside each other, and audit each shop as a whole at its end."""
         waiting = deque(points)
-        await asyncio.gather(*(self._work(waiting, len(waiting), cold) for _ in range(lanes)))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(lanes):
+                group.create_task(self._work(waiting, len(waiting), cold))
         return self.results
 
     async def _work(self, waiting: deque[Point], total: int, cold: bool) -> None:
@@ -103,7 +113,13 @@ class Run:
         point = waiting.popleft()
         outcome = next(one for one in OUTCOMES if one.name == point.outcome)
         self.results.orders += 1
-        strike = await lane.strike(point, outcome, cold=cold)
+        try:
+            async with asyncio.timeout(POINT_SECONDS):
+                strike = await lane.strike(point, outcome, cold=cold)
+        except Exception as error:  # whatever it was: this point has failed, and the next is struck in a new shop
+            self.results.failures.append(f"{point}: {type(error).__name__}: {error}")
+            self._tell(f"FAILED  {self.results.failures[-1]} (shop {lane.shop.name})\n{format_exc()}")
+            return False
         if strike is None:
             self._missed(point, waiting)
             return True

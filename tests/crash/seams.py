@@ -57,7 +57,7 @@ def call_of(sql: str) -> str | None:
         return text.lower()
     if re.match(r"SELECT (\* FROM )?covey\.", text):
         functions = re.findall(r"\bcovey\.(\w+)\(", text)
-        return _FUNCTIONS.get(functions[0]) or f"{FLUSH} {' + '.join(functions)}"
+        return (len(functions) == 1 and _FUNCTIONS.get(functions[0])) or f"{FLUSH} {' + '.join(functions)}"
     if not text or _IDLE.match(text):
         return None
     writes = re.search(r"\b(INSERT INTO|UPDATE|DELETE FROM) ([a-z_.]+)", text)

@@ -103,6 +103,6 @@ class Customer:
                 except Unavailable:
                     pass
                 except Unexpected as answer:
-                    if answer.status == definite or answer.status not in (409, 503):
+                    if answer.status == definite or answer.status not in (409, 503, 504):
                         raise
                 await asyncio.sleep(_PAUSE_SECONDS)

@@ -14,7 +14,7 @@ import asyncpg
 
 from covey.messaging.options import LANES
 
-_HOLD = f"SELECT pg_advisory_lock({LANES}, lane) FROM generate_series(0, 15) AS lane"
+_HOLD = f"SELECT pg_advisory_lock({LANES}, lane) FROM generate_series(0, 63) AS lane"
 _FREE = "SELECT pg_advisory_unlock_all()"
 
 

@@ -81,13 +81,16 @@ class Nursery:
         return await self._starting[number]
 
     async def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs: nobody waits for its end any more."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
         self._listening.cancel()
         with suppress(asyncio.CancelledError):
             await self._listening
+        for child in self._children.values():
+            child.status.set_result(-signal.SIGKILL)
+        self._children.clear()
 
     async def _listen(self) -> None:
         assert self._process.stdout is not None

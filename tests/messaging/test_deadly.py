@@ -252,8 +252,8 @@ async def test_a_suspect_whose_process_has_died_again_is_a_dead_letter_and_has_i
         await eventually(lambda: _count(shop.database, "covey.inbox_pending", 3))
     async with Database.open(shop_url) as database, database.acquire() as connection:
         await connection.execute(
-            "SELECT covey.park(key, position, 'working', interval '1 minute', 0, gen_random_uuid(), 1, NULL)"
-            " FROM covey.inbox_pending ORDER BY position LIMIT 1"
+            "SELECT covey.park(ARRAY[key], ARRAY[position], '{working}', '{1 minute}', '{0}',"
+            " ARRAY[gen_random_uuid()], '{1}', '{NULL}') FROM covey.inbox_pending ORDER BY position LIMIT 1"
         )
         await connection.execute("UPDATE covey.hold SET crashes = 4")
 

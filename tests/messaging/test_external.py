@@ -4,112 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from datetime import datetime, timedelta
 
 import pytest
 
 from covey.database.pool import PoolOptions
 from covey.errors import DependencyUnavailable
 from covey.ids import new_id
-from covey.message import Command, Envelope, Refused, Reply
+from covey.message import Reply
 from covey.messaging.brokers.memory import MemoryBroker
-from covey.messaging.external import GRACE, SETTLING
-from covey.messaging.options import OWNERS, MessagingOptions
+from covey.messaging.call import GRACE
+from covey.messaging.options import OWNERS
+from covey.messaging.recording import ALONE
 from covey.messaging.router import Router
 from covey.testing.cable import Cable
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, ReplicaOptions, replica
 from covey.work.unit_of_work import Work
 from tests.messaging.feed import Feed, dead, handled, holds, keeping, settled
+from tests.messaging.outside import Charge, Provider, charge, quick
 
 _OPEN_TRANSACTIONS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
 """
-
-
-class Charge(Command, type="shop.charge.v1", key="cart"):
-    cart: str
-    n: int
-
-
-class Charged(Reply):
-    receipt: str
-
-
-async def at_once(command: Charge, key: str) -> str:
-    """Answer at once."""
-    return f"receipt of {key}"
-
-
-@dataclass
-class Provider:
-    """An outside that remembers every call. `answer` is what it does with one."""
-
-    answer: Callable[[Charge, str], Awaitable[str]] = at_once
-    calls: list[tuple[int, str]] = field(default_factory=list)
-    under_way: int = 0
-    most: int = 0
-
-    def router(self) -> Router:
-        """Return a router with this effect."""
-        router = Router()
-        router.external(Charge, self, timeout=timedelta(seconds=10))
-        return router
-
-    async def intend(self, message: Charge, work: Work) -> str | Reply:
-        """Refuse what is negative, before any call."""
-        if message.n < 0:
-            return Refused(reason="nothing to charge")
-        return f"intent {message.n}"
-
-    async def call(self, message: Charge, intent: str, key: str) -> str:
-        """Remember the call and answer it."""
-        assert intent == f"intent {message.n}"
-        self.calls.append((message.n, key))
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        try:
-            return await self.answer(message, key)
-        finally:
-            self.under_way -= 1
-
-    async def settle(self, message: Charge, result: str, work: Work) -> Reply:
-        """Keep the answer."""
-        await work.execute("INSERT INTO effect (key, n, by) VALUES ($1, $2, $3)", message.cart, message.n, result)
-        return Charged(receipt=result)
-
-
-def charge(cart: str, n: int, command_id: UUID | None = None, **headers: str) -> Envelope:
-    """Return a command of the service `feed` that wants an answer."""
-    return Envelope(
-        id=new_id(),
-        type="shop.charge.v1",
-        key=cart,
-        source="feed",
-        time=datetime.now(UTC),
-        body=Charge(cart=cart, n=n).model_dump_json().encode(),
-        kind="command",
-        stream="shop",
-        headers={"reply-to": "feed", "command-id": str(command_id or new_id())} | headers,
-    )
-
-
-def quick(**changes: object) -> ReplicaOptions:
-    """Options with little patience, changed as asked."""
-    given = {
-        "backoff": timedelta(milliseconds=5),
-        "backoff_cap": timedelta(milliseconds=50),
-        "poll": timedelta(milliseconds=20),
-    }
-    return ReplicaOptions(
-        messaging=MessagingOptions(**(given | changes)),  # type: ignore[arg-type]  # spans and counts
-        drain=timedelta(milliseconds=200),
-    )
 
 
 @pytest.fixture
@@ -182,11 +102,11 @@ class TestACall:
 
         options = quick(handler_timeout=timedelta(milliseconds=200), max_attempts=1)
         async with replica("shop", shop_url, memory_broker, [Slow().router()], options=options) as shop:
-            await feed.publish([charge(f"slow {n}", n) for n in range(SETTLING)])
+            await feed.publish([charge(f"slow {n}", n) for n in range(ALONE)])
             await feed.publish([charge("good", 1)])
             await handled(shop, 1)
 
-            assert set((await dead(shop, SETTLING)).values()) == {"TooSlow: settling took longer than 0.2 s"}
+            assert set((await dead(shop, ALONE)).values()) == {"TooSlow: settling took longer than 0.2 s"}
 
     async def test_that_was_refused_before_it_is_never_made(
         self, shop: Replica, provider: Provider, feed: Feed

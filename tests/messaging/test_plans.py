@@ -32,7 +32,7 @@ WITH o AS (
 )
 INSERT INTO covey.outbox_pending SELECT position, stream FROM o;
 INSERT INTO covey.hold (key, lane, state, until, attempts, position)
-SELECT 'hold ' || n, n % 16, 'dead', 'infinity', 5, n FROM generate_series(1, {MESSAGES}) n;
+SELECT 'hold ' || n, n % 64, 'dead', 'infinity', 5, n FROM generate_series(1, {MESSAGES}) n;
 INSERT INTO covey.hold (key, lane, state, until, attempts, position)
 VALUES ('due', covey.lane('due'), 'waiting', now(), 1, 1);
 INSERT INTO covey.saga (id, name, version, status, step, data, deadline)
@@ -71,7 +71,7 @@ async def relay(connection: Connection) -> None:
 
 async def park(connection: Connection) -> None:
     arguments = "'{key 1}', '{1}', '{waiting}', '{1 s}', '{1}', '{NULL}', '{NULL}', '{why}'"
-    await connection.execute(f"SELECT covey.park_all({arguments})")
+    await connection.execute(f"SELECT covey.park({arguments})")
 
 
 async def receive(connection: Connection) -> None:
@@ -114,7 +114,7 @@ async def fire_timers(connection: Connection) -> None:
 
 async def recover(connection: Connection) -> None:
     await connection.execute("INSERT INTO covey.process VALUES (1)")
-    await connection.fetchval("SELECT covey.recover($1, $2, 5)", OWNERS, LANES)
+    await connection.fetchval("SELECT covey.recover($1, $2, 1)", OWNERS, LANES)
 
 
 async def retention(connection: Connection) -> None:

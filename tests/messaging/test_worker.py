@@ -39,6 +39,25 @@ class IdleTurns:
     run_due = run
 
 
+class BusyTurns(IdleTurns):
+    """Turns that see these things, one after the other, and always find what they have seen."""
+
+    def __init__(self, seen: list[tuple[bool, bool]]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    async def look(self, connection: Connection) -> tuple[bool, bool]:
+        """See the next thing."""
+        return self._seen.pop(0)
+
+    async def run(self, connection: Connection) -> int:
+        """Handle a message."""
+        self.begun += 1
+        return 1
+
+    run_due = run
+
+
 @pytest.fixture
 def turns() -> IdleTurns:
     """Turns of a service that has nothing to do."""
@@ -75,7 +94,8 @@ async def test_what_waits_behind_an_effect_outside_is_handled_when_that_is_settl
 
 async def test_that_finds_nothing_begins_no_turn(shop_url: str, turns: IdleTurns) -> None:
     async with Database.open(shop_url) as database:
-        worker = Worker(database, turns, MessagingOptions(poll=timedelta(seconds=60)))  # type: ignore[arg-type]
+        options = MessagingOptions(poll=timedelta(seconds=60))
+        worker = Worker(database, turns, options, lambda: None)  # type: ignore[arg-type]
         running = asyncio.create_task(worker.run())
         for looks in range(1, 5):
             await eventually(lambda looks=looks: _has_looked(turns, looks))
@@ -86,10 +106,36 @@ async def test_that_finds_nothing_begins_no_turn(shop_url: str, turns: IdleTurns
     assert turns.begun == 0
 
 
+async def test_that_finds_more_than_one_turn_takes_asks_for_help(shop_url: str) -> None:
+    asked: list[int] = []
+    turns = BusyTurns([(True, False), (True, False), (False, True), (False, False)])
+    async with Database.open(shop_url) as database:
+        options = MessagingOptions(poll=timedelta(seconds=60))
+        worker = Worker(database, turns, options, lambda: asked.append(turns.begun))  # type: ignore[arg-type]
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: worker.waiting)
+        worker.stop()
+        await running
+
+    assert asked == [1]
+    assert turns.begun == 3
+
+
+async def test_of_two_that_wait_one_is_woken(memory_broker: MemoryBroker, shop_url: str) -> None:
+    async with replica("shop", shop_url, memory_broker, [keeping()], options=PATIENT) as shop:
+        workers = shop.messaging._workers
+        await eventually(lambda: all(worker.waiting for worker in workers))
+
+        shop.messaging.wake()
+        assert [worker.waiting for worker in workers] == [False, True]
+        shop.messaging.wake()
+        assert [worker.waiting for worker in workers] == [False, False]
+
+
 async def _tried_in_vain(shop: Replica) -> bool:
-    """Tell whether every worker has looked since the message is there, and it is there still."""
+    """Tell whether a worker has looked since the message is there, and it is there still."""
     looked = await shop.fetchval(
-        "SELECT bool_and(state = 'idle' AND query_start >"
+        "SELECT bool_or(state = 'idle' AND query_start >"
         " (SELECT max(received_at) FROM covey.inbox) + interval '20 ms')"
         " FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'covey worker'"
     )

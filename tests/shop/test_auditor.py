@@ -224,8 +224,9 @@ class Written:
 
     async def mail(self, mail_id: UUID, order_id: UUID) -> None:
         """Hand a mail over to the mail server."""
-        mailer = SmtpMailer(self.smtp_url, "shop@shop.example", timedelta(seconds=5))
-        assert await mailer.send(Letter(MailId(mail_id), OrderId(order_id), ADA, "Hello", "It is.")) == Accepted()
+        letter = Letter(MailId(mail_id), OrderId(order_id), ADA, "Hello", "It is.")
+        async with SmtpMailer.open(self.smtp_url, "shop@shop.example", timedelta(seconds=5)) as mailer:
+            assert await mailer.send(letter) == Accepted()
 
     async def take_back(self, order_id: UUID) -> UUID:
         """Write down a return of one piece, everywhere; return its id."""

@@ -59,8 +59,9 @@ async def proxy(http: aiohttp.ClientSession) -> AsyncIterator[Proxy]:
 
 async def send(proxy: Proxy, address: str = "ada@example.org") -> Accepted | Rejected:
     """Send a mail with a line in it that begins with a dot."""
-    mailer = SmtpMailer(f"smtp://127.0.0.1:{proxy.port}", "shop@example.org", timedelta(seconds=5))
-    return await mailer.send(Letter(MailId(new_id()), OrderId(new_id()), address, "Hello", "so\n.\n...\nit is\n"))
+    letter = Letter(MailId(new_id()), OrderId(new_id()), address, "Hello", "so\n.\n...\nit is\n")
+    async with SmtpMailer.open(f"smtp://127.0.0.1:{proxy.port}", "shop@example.org", timedelta(seconds=5)) as mailer:
+        return await mailer.send(letter)
 
 
 async def texts(http: aiohttp.ClientSession) -> list[str]:

@@ -217,7 +217,9 @@ async def reservation_of(work: Work, order_id: OrderId) -> Reservation | None:
 
 async def _moving_stock(work: Work) -> None:
     """Wait until nobody else moves stock, and keep others from it until the transaction ends."""
-    await work.execute("SELECT pg_advisory_xact_lock(hashtextextended('inventory.stock', 0))")
+    if _moving_stock not in work.state:
+        await work.execute("SELECT pg_advisory_xact_lock(hashtextextended('inventory.stock', 0))")
+        work.state[_moving_stock] = True
 
 
 async def _settle(work: Work, order_id: OrderId, status: ReservationStatus, gain: str) -> bool:

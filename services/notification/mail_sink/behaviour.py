@@ -7,7 +7,8 @@
     slow@…       the mail is answered late, but within what a client waits
 
 `busy-3@…` does so for the first three mails only, and `busy-3+ada@…` is the same for somebody else. Any other mailbox
-takes its mail. The administrator can also take the whole server down: every connection is cut as soon as it is made.
+takes its mail. The administrator can also take the whole server down: every connection is cut as soon as it is made, or
+when the next mail is to go over it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Behaviour:
     mails: Counter[str] = field(default_factory=Counter)
 
     def connects(self) -> bool:
-        """Tell whether a connection is taken, and count it if it is not."""
+        """Tell whether a connection may be used for a mail, and count it if not."""
         if self.order is None or self.order.mode is not Mode.DOWN:
             return True
         self._count(self.order)

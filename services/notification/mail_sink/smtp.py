@@ -40,6 +40,18 @@ class _Conversation:
         self._slow_seconds = slow_seconds
         self._mode = Mode.ACCEPT
 
+    async def handle_MAIL(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Begin with a mail, unless the server has gone down since the connection was made."""
+        if not self._behaviour.connects():
+            assert isinstance(server.transport, asyncio.Transport)
+            server.transport.abort()
+            await asyncio.Event().wait()  # it is cancelled when the connection is gone
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 2.1.0 OK"
+
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:

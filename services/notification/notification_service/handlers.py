@@ -61,8 +61,7 @@ class Confirm:
         Its id is the saga's, so to say, and not the command's: it is the same for a command that is sent anew, too.
         """
         asked = Mail(domain.mail_id(command.saga_id), command.order_id, command.user_id, command.total)
-        found, age = await storage.asked_for(work, asked)
-        recipient = await storage.recipient(work, found.user_id)
+        found, age, recipient = await storage.asked_for(work, asked)
         mail = domain.proceed(found, recipient, patient=age < self._patience)
         if mail != found:
             await storage.keep(work, mail)

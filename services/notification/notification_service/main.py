@@ -41,9 +41,9 @@ class NotificationSettings(ServiceSettings):
 
 @asynccontextmanager
 async def compose(settings: NotificationSettings) -> AsyncIterator[Parts]:
-    """Say where mail goes; a connection is opened for each."""
-    mailer = SmtpMailer(settings.smtp_url, settings.mail_from, settings.smtp_timeout)
-    yield Parts(http=[api], messages=[notifications(mailer, settings.address_patience)])
+    """Say where mail goes."""
+    async with SmtpMailer.open(settings.smtp_url, settings.mail_from, settings.smtp_timeout) as mailer:
+        yield Parts(http=[api], messages=[notifications(mailer, settings.address_patience)])
 
 
 service = Service("notification", compose, settings=NotificationSettings)

@@ -36,21 +36,21 @@ def keep_recipient(work: Work, recipient: Recipient) -> None:
     )
 
 
-async def recipient(work: Work, user_id: UserId) -> Recipient | None:
-    """Return what is known of a user, or None."""
-    row = await work.fetchrow(
-        "SELECT id, version, address, locale, wants_order_mail FROM recipient WHERE id = $1", user_id
-    )
-    return Recipient(**dict(row)) if row else None
+async def asked_for(work: Work, mail: Mail) -> tuple[Mail, timedelta, Recipient | None]:
+    """Insert a mail unless it is there.
 
-
-async def asked_for(work: Work, mail: Mail) -> tuple[Mail, timedelta]:
-    """Insert a mail unless it is there. Returns it as it is now, and how long ago it was first asked for."""
+    Returns it as it is now, how long ago it was first asked for, and what is known of its user.
+    """
     row = await work.fetchrow(
         """
-        INSERT INTO mail (id, order_id, user_id, total_amount, total_currency, status) VALUES ($1, $2, $3, $4, $5, $6)
-        ON CONFLICT (id) DO UPDATE SET status = mail.status
-        RETURNING *, clock_timestamp() - asked_at AS age
+        WITH asked AS (
+            INSERT INTO mail (id, order_id, user_id, total_amount, total_currency, status)
+            VALUES ($1, $2, $3, $4, $5, $6)
+            ON CONFLICT (id) DO UPDATE SET status = mail.status
+            RETURNING *
+        )
+        SELECT asked.*, clock_timestamp() - asked.asked_at AS age, r.version, r.address, r.locale, r.wants_order_mail
+        FROM asked LEFT JOIN recipient r ON r.id = asked.user_id
         """,
         mail.id,
         mail.order_id,
@@ -59,7 +59,9 @@ async def asked_for(work: Work, mail: Mail) -> tuple[Mail, timedelta]:
         mail.total.currency,
         mail.status,
     )
-    return _mail(row), row["age"]
+    found = _mail(row)
+    recipient = Recipient(found.user_id, row["version"], row["address"], row["locale"], row["wants_order_mail"])
+    return found, row["age"], recipient if row["version"] is not None else None
 
 
 async def keep(work: Work, mail: Mail) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -63,8 +63,8 @@ class Flow:
 
 @pytest.fixture
 async def flow(transactions: Transactions, sink: Any) -> AsyncIterator[Flow]:
-    mailer = SmtpMailer(sink.url, "shop@shop.example", timedelta(seconds=0.5))
-    yield Flow(transactions, Confirm(mailer, timedelta(minutes=1)))
+    async with SmtpMailer.open(sink.url, "shop@shop.example", timedelta(seconds=0.5)) as mailer:
+        yield Flow(transactions, Confirm(mailer, timedelta(minutes=1)))
 
 
 @pytest.fixture
@@ -238,11 +238,13 @@ async def test_the_newest_version_of_a_user_wins_however_the_events_arrive(
         await flow.told(command.user_id, version, email=f"v{version}@example.org")
 
     async with transactions.begin() as work:
-        found = await storage.recipient(work, command.user_id)
-        assert await storage.recipient(work, UserId(new_id())) is None
+        mail = Mail(domain.mail_id(command.saga_id), command.order_id, command.user_id, PRICE)
+        _, _, found = await storage.asked_for(work, mail)
+        stranger = replace(mail, id=domain.mail_id(new_id()), user_id=UserId(new_id()))
+        assert (await storage.asked_for(work, stranger))[2] is None
 
     assert found is not None
-    assert (found.version, found.address) == (3, "v3@example.org")
+    assert (found.id, found.version, found.address) == (command.user_id, 3, "v3@example.org")
 
 
 async def test_an_old_event_does_not_bring_a_closed_account_back(

@@ -112,7 +112,7 @@ async def a_mail(transactions: Transactions, user_id: UserId) -> Mail:
 
 async def known(transactions: Transactions, user_id: UserId) -> bool:
     async with transactions.begin() as work:
-        return await storage.recipient(work, user_id) is not None
+        return bool(await work.fetchval("SELECT EXISTS (SELECT FROM recipient WHERE id = $1)", user_id))
 
 
 async def get(http: aiohttp.ClientSession, path: str) -> tuple[int, Any]:

@@ -83,10 +83,8 @@ class Capture:
 
     async def settle(self, command: CapturePayment, result: Approved | Declined, work: Work) -> Answer:
         """Record what was taken, and issue an invoice; or record why nothing was."""
-        reply = await _settled(work, command.order_id, Operation.CAPTURE, result, domain.captured)
-        if isinstance(result, Approved):
-            await storage.issue_invoice(work, InvoiceId(new_id()), command.order_id)
-        return reply
+        invoice_id = InvoiceId(new_id())
+        return await _settled(work, command.order_id, Operation.CAPTURE, result, domain.captured, invoice_id)
 
 
 class Void:
@@ -171,13 +169,14 @@ async def _settled(
     operation: Operation,
     result: Approved | Declined,
     approve: Callable[[Payment, int], Payment],
+    invoice_id: InvoiceId | None = None,
 ) -> Answer:
-    """Write the provider's answer down, and say it to who asked."""
+    """Write the provider's answer down, with an invoice if it has an id, and say it to who asked."""
     payment = await _payment(work, order_id)
     match result:
         case Approved(amount=amount):
             payment = approve(payment, amount)
-            await storage.answered(work, payment, operation, "approved")
+            await storage.answered(work, payment, operation, "approved", invoice_id)
             return PaymentReply(payment_id=payment.id)
         case Declined(reason=reason):
             await storage.answered(work, domain.declined(payment, operation, reason), operation, f"declined: {reason}")

@@ -57,17 +57,23 @@ async def ask(work: Work, payment: Payment, operation: Operation) -> None:
     )
 
 
-async def answered(work: Work, payment: Payment, operation: Operation, answer: str) -> None:
-    """Write a payment together with the provider's answer."""
+async def answered(
+    work: Work, payment: Payment, operation: Operation, answer: str, invoice_id: InvoiceId | None = None
+) -> None:
+    """Write a payment together with the provider's answer and, if it has an id, an invoice over what was captured."""
     await work.execute(
         f"""
-        WITH kept AS ({_KEEP} RETURNING id)
+        WITH kept AS ({_KEEP} RETURNING id, order_id, captured, currency), issued AS (
+            INSERT INTO invoice (id, payment_id, order_id, amount, currency)
+            SELECT $14, id, order_id, captured, currency FROM kept WHERE $14::uuid IS NOT NULL
+        )
         UPDATE operation SET answered_at = clock_timestamp(), answer = $13 FROM kept
         WHERE payment_id = kept.id AND what = $12
         """,
         *_values(payment),
         operation,
         answer,
+        invoice_id,
     )
 
 
@@ -92,18 +98,6 @@ async def keep_refund(work: Work, payment: Payment, refund: Refund) -> None:
         refund.amount,
         refund.status,
         refund.reason,
-    )
-
-
-async def issue_invoice(work: Work, invoice_id: InvoiceId, order_id: OrderId) -> None:
-    """Write an invoice over what was captured for an order."""
-    await work.execute(
-        """
-        INSERT INTO invoice (id, payment_id, order_id, amount, currency)
-        SELECT $1, id, order_id, captured, currency FROM payment WHERE order_id = $2
-        """,
-        invoice_id,
-        order_id,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 from payment_service import storage
-from payment_service.domain import InvoiceId, Money, OrderId, Payment, PaymentId, Status
+from payment_service.domain import InvoiceId, Money, Operation, OrderId, Payment, PaymentId, Status
 
 from covey.ids import new_id
 from covey.testing.eventually import eventually
@@ -96,7 +96,7 @@ async def test_a_part_is_refunded_and_the_invoice_says_so(
     await captured_at(sandbox, payment)
     invoice_id = InvoiceId(new_id())
     async with transactions.begin() as work:
-        await storage.issue_invoice(work, invoice_id, payment.order_id)
+        await storage.answered(work, payment, Operation.CAPTURE, "approved", invoice_id)
 
     async with http.post(f"/api/v1/payments/{payment.id}/refunds", json={"amount": 900}) as response:
         assert response.status == 202

@@ -9,8 +9,9 @@ from datetime import timedelta
 from uuid import UUID
 
 from covey.database.pool import Connection
+from covey.messaging.call import Call
 from covey.messaging.delivery import Delivery
-from covey.messaging.external import Call, Calls
+from covey.messaging.external import Calls
 from covey.messaging.failure import Failure
 from covey.messaging.observation import Observation
 from covey.work.unit_of_work import Work, roll_back
@@ -48,7 +49,7 @@ class Batch:
     ) -> None:
         """Hold the key of a message from the end of the turn on, with this message the first of those that wait."""
         key = delivery.envelope.key
-        self.work.collect("park_all", key, delivery.position, state, after, attempts, token, owner, error)
+        self.work.collect("park", key, delivery.position, state, after, attempts, token, owner, error)
         self.aside.add(key)
 
 

@@ -9,8 +9,9 @@ from covey.ids import new_id
 from covey.message import Reply, is_service
 from covey.messaging.answers import Answers
 from covey.messaging.batch import Batch
+from covey.messaging.call import Call
 from covey.messaging.delivery import UNREADABLE, Delivery
-from covey.messaging.external import Call, Calls
+from covey.messaging.external import Calls
 from covey.messaging.failure import Dead, parse
 from covey.messaging.router import (
     Engine,

@@ -22,6 +22,7 @@ from covey.messaging.external import Calls
 from covey.messaging.ingest import Ingest
 from covey.messaging.observation import Observation
 from covey.messaging.options import MessagingOptions
+from covey.messaging.recording import Recording
 from covey.messaging.recovery import Recovery
 from covey.messaging.relay import CHANNEL, Relay
 from covey.messaging.retention import Retention
@@ -66,11 +67,10 @@ class Messaging:
         }.values()
         self._broker = broker
         self._relay = Relay(database, service, broker, self.observation)
-        self._calls = Calls(
-            database, service, clock, options, self.observation, self.committed, self.wake, lambda: self._roles.alive
-        )
+        recording = Recording(database, service, clock, options, self.committed)
+        self._calls = Calls(recording, options, self.observation, self.wake, lambda: self._roles.alive)
         turns = Turns(service, router, clock, options, owner, self._calls, self.committed, self.observation)
-        self._workers = [Worker(database, turns, options) for _ in range(options.workers)]
+        self._workers = [Worker(database, turns, options, self.wake) for _ in range(options.workers)]
         streams = subscriptions(router, service)
         own: dict[str, Role] = {"relay": self._relay.run, "recovery": Recovery(database, turns, options, self.wake).run}
         own["retention"] = Retention(database).run
@@ -123,7 +123,11 @@ class Messaging:
                 self._announcing = self._announcing or asyncio.get_running_loop().create_task(self._announce())
 
     def wake(self) -> None:
-        """Say that the inbox may have work."""
+        """Say that the inbox may have work. One worker that has nothing to do is enough, and gets help if it is not."""
+        for worker in self._workers:
+            if worker.waiting:
+                worker.wake()
+                return
         for worker in self._workers:
             worker.wake()
 

@@ -22,7 +22,7 @@ class MessagingOptions:
 
     workers: int = 2
     batch: int = 200
-    lanes: int = 8
+    lanes: int = 16
     read_batch: int = 1_000
     max_attempts: int = 5
     handler_timeout: timedelta = timedelta(seconds=8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import structlog
 
@@ -23,19 +24,26 @@ log = structlog.get_logger("covey.messaging")
 
 
 class Worker:
-    """One connection that takes turns."""
+    """One connection that takes turns. It says `plenty` when one turn was not enough for what waits."""
 
-    def __init__(self, database: Database, turns: Turns, options: MessagingOptions) -> None:
+    def __init__(self, database: Database, turns: Turns, options: MessagingOptions, plenty: Callable[[], None]) -> None:
         self._database = database
         self._turns = turns
         self._options = options
+        self._plenty = plenty
         self._wake = asyncio.Event()
+        self._waiting = False
         self._stopping = False
         self._failures = 0
 
     def wake(self) -> None:
         """Say that there may be work. Only saves waiting: a worker looks by itself too."""
         self._wake.set()
+
+    @property
+    def waiting(self) -> bool:
+        """Tell whether it has nothing to do, and has not been woken yet."""
+        return self._waiting and not self._wake.is_set()
 
     def stop(self) -> None:
         """Begin no further turn; `run` returns after the present one."""
@@ -54,10 +62,12 @@ class Worker:
 
     async def _take_turns(self) -> None:
         async with self._database.connected(application_name="covey worker") as connection:
-            vain = 0
+            vain = worked = 0
             while not self._stopping:
                 self._wake.clear()
                 ready, due = await self._turns.look(connection)
+                if worked and ready:
+                    self._plenty()
                 worked = await self._turns.run(connection) if ready else 0
                 worked += await self._turns.run_due(connection) if due else 0
                 self._failures = 0
@@ -72,7 +82,10 @@ class Worker:
         """
         longest = self._options.poll.total_seconds() * random.uniform(0.5, 1.0)
         try:
+            self._waiting = True
             async with asyncio.timeout(min(longest, IN_VAIN_SECONDS * 2 ** min(vain - 1, 10)) if vain else longest):
                 await self._wake.wait()
         except TimeoutError:
             return
+        finally:
+            self._waiting = False

@@ -170,7 +170,7 @@ CREATE TABLE covey.dead_letter_log (
 CREATE INDEX dead_letter_position ON covey.dead_letter_log (position);
 
 CREATE FUNCTION covey.lane(p_key text) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$ SELECT (hashtext(p_key) & 15)::smallint $$;
+AS $$ SELECT (hashtext(p_key) & 63)::smallint $$;
 
 -- Put messages into the inbox; those it knows are dropped. Returns how many were new.
 CREATE FUNCTION covey.enqueue(
@@ -409,68 +409,65 @@ BEGIN
     END IF;
 END $$;
 
--- The same for messages behind one hold: all of one key. The hold goes when nothing waits behind it; else what waits
--- is due now.
+-- The same for messages behind holds. A hold goes when nothing waits behind it; else what waits is due now.
 CREATE FUNCTION covey.finish_held(p_keys text[], p_positions bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE {planner} AS $$
 DECLARE
-    p_key text := p_keys[1];
     gone int;
 BEGIN
-    DELETE FROM covey.inbox_held WHERE key = p_key AND position = ANY (p_positions);
+    DELETE FROM covey.inbox_held h USING unnest(p_keys, p_positions) AS done (key, position)
+    WHERE h.key = done.key AND h.position = done.position;
     GET DIAGNOSTICS gone = ROW_COUNT;
     IF gone <> cardinality(p_positions) THEN
         RAISE EXCEPTION 'covey: fenced, % of % messages were still ours', gone, cardinality(p_positions)
             USING ERRCODE = 'CV001';
     END IF;
-    IF EXISTS (SELECT FROM covey.inbox_held WHERE key = p_key) THEN
-        UPDATE covey.hold SET state = 'waiting', until = clock_timestamp(), attempts = 0, token = NULL, owner = NULL,
-               error = NULL, crashes = least(crashes, 2),
-               position = (SELECT position FROM covey.inbox_held WHERE key = p_key ORDER BY position LIMIT 1)
-        WHERE key = p_key AND position = ANY (p_positions);
-    ELSE
-        DELETE FROM covey.hold WHERE key = p_key;
+    DELETE FROM covey.hold h USING unnest(p_keys) AS done (key)
+    WHERE h.key = done.key AND NOT EXISTS (SELECT FROM covey.inbox_held w WHERE w.key = h.key);
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    IF gone < cardinality(p_keys) THEN
+        UPDATE covey.hold h SET state = 'waiting', until = clock_timestamp(), attempts = 0, token = NULL, owner = NULL,
+               error = NULL, crashes = least(h.crashes, 2),
+               position = (SELECT w.position FROM covey.inbox_held w WHERE w.key = h.key ORDER BY w.position LIMIT 1)
+        FROM unnest(p_keys, p_positions) AS done (key, position)
+        WHERE h.key = done.key AND h.position = done.position;
     END IF;
 END $$;
 
--- Hold a key from one of its messages on: that message waits, and what is pending of the key steps aside when taken.
+-- Hold keys, each from one of its messages on: that message waits, and what is pending of the key steps aside when
+-- taken. Each key once.
 CREATE FUNCTION covey.park(
-    p_key text, p_position bigint, p_state text, p_after interval, p_attempts int, p_token uuid, p_owner int,
-    p_error text
-) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
-DECLARE
-    resume timestamptz := CASE WHEN p_after IS NULL THEN 'infinity'::timestamptz ELSE clock_timestamp() + p_after END;
-BEGIN
-    INSERT INTO covey.hold (key, lane, state, until, attempts, token, owner, position, error)
-    VALUES (p_key, covey.lane(p_key), p_state, resume, p_attempts, p_token, p_owner, p_position, p_error)
-    ON CONFLICT (key) DO UPDATE SET state = p_state, until = resume, attempts = p_attempts, token = p_token,
-        owner = p_owner, position = p_position, error = p_error,
-        crashes = CASE WHEN p_state = 'working' THEN hold.crashes ELSE least(hold.crashes, 2) END,
-        since = CASE WHEN p_state = 'dead' THEN clock_timestamp() ELSE hold.since END;
-
-    DELETE FROM covey.inbox_pending WHERE lane = covey.lane(p_key) AND position = p_position;
-    INSERT INTO covey.inbox_held VALUES (p_key, p_position) ON CONFLICT DO NOTHING;
-
-    -- Nobody waits for it past its deadline: then it is dropped, and what is behind it goes on.
-    IF p_state <> 'working' THEN
-        UPDATE covey.hold SET until = least(resume, i.deadline) FROM covey.inbox i
-        WHERE hold.key = p_key AND i.position = p_position AND i.deadline IS NOT NULL;
-    END IF;
-    IF p_state = 'dead' THEN
-        INSERT INTO covey.dead_letter_log (position, message_id, key, what, reason)
-        SELECT p_position, id, p_key, 'parked', p_error FROM covey.inbox WHERE position = p_position;
-    END IF;
-END $$;
-
--- The same for all messages of a turn, with its last statement.
-CREATE FUNCTION covey.park_all(
     p_keys text[], p_positions bigint[], p_states text[], p_afters interval[], p_attempts int[], p_tokens uuid[],
     p_owners int[], p_errors text[]
 ) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
 BEGIN
-    PERFORM covey.park(u.key, u.position, u.state, u.after, u.attempts, u.token, u.owner, u.error)
-    FROM unnest(p_keys, p_positions, p_states, p_afters, p_attempts, p_tokens, p_owners, p_errors)
-         AS u (key, position, state, after, attempts, token, owner, error);
+    INSERT INTO covey.hold (key, lane, state, until, attempts, token, owner, position, error)
+    SELECT u.key, covey.lane(u.key), u.state,
+           CASE WHEN u.after IS NULL THEN 'infinity'::timestamptz ELSE clock_timestamp() + u.after END,
+           u.attempts, u.token, u.owner, u.position, u.error
+    FROM unnest(p_keys, p_states, p_afters, p_attempts, p_tokens, p_owners, p_positions, p_errors)
+         AS u (key, state, after, attempts, token, owner, position, error)
+    ON CONFLICT (key) DO UPDATE SET state = excluded.state, until = excluded.until, attempts = excluded.attempts,
+        token = excluded.token, owner = excluded.owner, position = excluded.position, error = excluded.error,
+        crashes = CASE WHEN excluded.state = 'working' THEN hold.crashes ELSE least(hold.crashes, 2) END,
+        since = CASE WHEN excluded.state = 'dead' THEN clock_timestamp() ELSE hold.since END;
+
+    DELETE FROM covey.inbox_pending p USING unnest(p_keys, p_positions) AS u (key, position)
+    WHERE p.lane = covey.lane(u.key) AND p.position = u.position;
+    INSERT INTO covey.inbox_held SELECT * FROM unnest(p_keys, p_positions) ON CONFLICT DO NOTHING;
+    IF 'working' = ALL (p_states) THEN
+        RETURN;
+    END IF;
+
+    -- Nobody waits for it past its deadline: then it is dropped, and what is behind it goes on.
+    UPDATE covey.hold h SET until = least(h.until, i.deadline)
+    FROM unnest(p_keys, p_positions, p_states) AS u (key, position, state), covey.inbox i
+    WHERE u.state <> 'working' AND h.key = u.key AND i.position = u.position AND i.deadline IS NOT NULL;
+
+    INSERT INTO covey.dead_letter_log (position, message_id, key, what, reason)
+    SELECT u.position, i.id, u.key, 'parked', u.error
+    FROM unnest(p_keys, p_positions, p_states, p_errors) AS u (key, position, state, error)
+    JOIN covey.inbox i ON i.position = u.position WHERE u.state = 'dead';
 END $$;
 
 -- Find processes that have died, and what they may have died of (docs/decisions/0007): the heads of the lanes and of
@@ -487,7 +484,7 @@ BEGIN
     IF died = 0 THEN
         RETURN 0;
     END IF;
-    SELECT array_agg(lane) INTO mine FROM generate_series(0, 15) AS lane WHERE pg_try_advisory_xact_lock(p_lanes, lane);
+    SELECT array_agg(lane) INTO mine FROM generate_series(0, 63) AS lane WHERE pg_try_advisory_xact_lock(p_lanes, lane);
     INSERT INTO covey.suspect AS s (position, lane, key)
         SELECT p.position, p.lane, p.key
         FROM unnest(mine) AS l (lane),
@@ -578,15 +575,24 @@ BEGIN
     RETURN freed + died;
 END $$;
 
--- Come back from an effect outside: under the lane's lock, and only if the hold is still the caller's. Says too whether
--- more waits behind the hold, which cannot change before the caller's transaction ends.
-CREATE FUNCTION covey.resume(p_class int, p_key text, p_token uuid) RETURNS TABLE (o_ours boolean, o_more boolean)
-LANGUAGE plpgsql VOLATILE {planner} AS $$
+-- Come back from effects outside: under the locks of their lanes, with each hold only if it is still the caller's. Says
+-- too whether more waits behind the hold, which cannot change before the caller's transaction ends. What is in a lane
+-- that somebody works in is left out; `p_wait` waits for the lane of the first.
+CREATE FUNCTION covey.resume(p_class int, p_keys text[], p_tokens uuid[], p_wait boolean)
+RETURNS TABLE (o_number bigint, o_ours boolean, o_more boolean) LANGUAGE plpgsql VOLATILE {planner} AS $$
+DECLARE
+    had bigint[];
 BEGIN
-    PERFORM pg_advisory_xact_lock(p_class, covey.lane(p_key));
-    RETURN QUERY SELECT
-        EXISTS (SELECT FROM covey.hold WHERE key = p_key AND token = p_token),
-        EXISTS (SELECT FROM covey.inbox_held WHERE key = p_key OFFSET 1);
+    IF p_wait THEN
+        PERFORM pg_advisory_xact_lock(p_class, covey.lane(p_keys[1]));
+    END IF;
+    had := ARRAY(SELECT c.number FROM unnest(p_keys) WITH ORDINALITY AS c (key, number)
+                 WHERE pg_try_advisory_xact_lock(p_class, covey.lane(c.key)));
+    -- In a new statement: whoever had a lane before may have moved its holds on.
+    RETURN QUERY SELECT c.number,
+        EXISTS (SELECT FROM covey.hold h WHERE h.key = c.key AND h.token = c.token),
+        EXISTS (SELECT FROM covey.inbox_held w WHERE w.key = c.key OFFSET 1)
+    FROM unnest(p_keys, p_tokens) WITH ORDINALITY AS c (key, token, number) WHERE c.number = ANY (had);
 END $$;
 """
 
