@@ -32,6 +32,7 @@ from fastapi import APIRouter
 
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, CoveyError, DefinitionError, HistoryLost
+from covey.garbage import spare_what_is_there
 from covey.http.application import application
 from covey.http.edge import HttpOptions
 from covey.http.head import BoundedHead
@@ -163,12 +164,13 @@ class Service(Generic[S]):
             await stack.enter_async_context(messaging.running(settings.drain_timeout))
             yield Running(app, messaging, database, telemetry, readiness)
 
-    async def serve(self, settings: S, stop: asyncio.Event) -> None:
-        """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it.
+    async def serve(self, settings: S, stop: asyncio.Event, started: Callable[[], None]) -> None:
+        """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it. `started` is called when it has.
 
         It takes nothing that a process has one of, so that several services serve in one, each in a task of its own.
         """
         async with self.running(settings) as running:
+            started()
             server = _Server(_http(running.app, settings))
             serving = asyncio.create_task(server.serve(), name="http")
             ended = asyncio.create_task(stop.wait(), name="stop")
@@ -182,7 +184,7 @@ class Service(Generic[S]):
             await serving
 
     async def _run(self, settings: S) -> None:
-        await self.serve(settings, stopped_by_signals())
+        await self.serve(settings, stopped_by_signals(), spare_what_is_there)
 
     def _telemetry_options(self, settings: S) -> TelemetryOptions:
         return TelemetryOptions(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from covey.local.engines.embedded import EngineOptions, start_engines
 from covey.local.engines.engine import RunningEngine
+from covey.local.ports import reserve_port
 from covey.local.state import StateFolder, open_state
 from covey.testing.databases import Databases
 from shop.books import SERVICES
@@ -30,6 +32,13 @@ class Floor:
     databases: Databases
     nursery: Nursery
     migrating: asyncio.Lock
+    aside: list[socket.socket] = field(default_factory=list)
+
+    def port(self) -> int:
+        """Return a port that nobody else chooses while this floor is open, also not while its process is dead."""
+        port, aside = reserve_port()
+        self.aside.append(aside)
+        return port
 
     async def kill_and_restart(self, name: str) -> None:
         """Kill an engine with SIGKILL and start it again, with the same data and at the same address."""
@@ -52,10 +61,13 @@ async def floor(folder: Path) -> AsyncIterator[Floor]:
         engines = await start_engines(state, ("postgres", "nats"), _OPTIONS)
         databases = Databases(engines["postgres"].url)
         nursery = await Nursery.open(*(f"{service}_service.main" for service in SERVICES), *_OUTSIDE)
+        ground = Floor(state, engines, databases, nursery, asyncio.Lock())
         try:
-            yield Floor(state, engines, databases, nursery, asyncio.Lock())
+            yield ground
         finally:
             await nursery.close()
+            for aside in ground.aside:
+                aside.close()
     finally:
         await state.close()
         for data in ("postgres", "nats"):

@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import UUID
 
 from covey.clock import SystemClock
-from covey.local.ports import free_port
 from covey.local.program import unanswered
 from shop.books import SERVICES, Sources
 from shop.client import ShopClient
@@ -44,7 +43,7 @@ class Shop:
 async def open_shop(floor: Floor, name: str, replicas: int = 1) -> AsyncIterator[Shop]:
     """Have a shop of its own: a name of the system that no other uses, new databases, new books of those outside."""
     databases = {service: await floor.database(ROOT / "services" / service / "migrations") for service in SERVICES}
-    smtp_port = free_port()
+    smtp_port = floor.port()
     provider, carrier, mail = await asyncio.gather(
         _start(floor, name, "sandbox_provider"),
         _start(floor, name, "sandbox_carrier"),
@@ -76,7 +75,7 @@ async def open_shop(floor: Floor, name: str, replicas: int = 1) -> AsyncIterator
 
 async def _start(floor: Floor, name: str, package: str, told: Mapping[str, str] | None = None) -> str:
     """Start somebody outside with a new book, and return the address. They live as long as the floor does."""
-    port = free_port()
+    port = floor.port()
     data = floor.folder.path / f"{name}.{package}"
     data.mkdir()
     environment = {"PORT": str(port), "COVEY_DATA": str(data), **(told or {})}
@@ -95,7 +94,7 @@ async def _replica(floor: Floor, name: str, service: str, number: int, told: Map
         "COVEY_SYSTEM": name,
         "COVEY_REPLICA": str(number),
         "HOST": "127.0.0.1",
-        "PORT": str(free_port()),
+        "PORT": str(floor.port()),
         "NATS_URL": floor.engines["nats"].url,
         "LOG_LEVEL": "INFO",
         **told,

@@ -7,7 +7,6 @@ was told of it. A mail that comes twice is in it twice, for no mail server can k
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass
 from io import FileIO
@@ -35,7 +34,6 @@ class Book:
     def __init__(self, file: FileIO, mails: list[Mail]) -> None:
         self._file = file
         self._mails = mails
-        self._writing = asyncio.Lock()
 
     @classmethod
     def open(cls, path: Path) -> Book:
@@ -55,12 +53,8 @@ class Book:
         """Return the mails about an order, to a mailbox, or all."""
         return [mail for mail in self._mails if order in (None, mail.order) and (to is None or to in mail.to)]
 
-    async def keep(self, mail: Mail) -> None:
+    def keep(self, mail: Mail) -> None:
         """Write a mail down for good."""
-        async with self._writing:
-            await asyncio.to_thread(self._append, orjson.dumps(mail) + b"\n")
-            self._mails.append(mail)
-
-    def _append(self, line: bytes) -> None:
-        self._file.write(line)
+        self._file.write(orjson.dumps(mail) + b"\n")
         os.fsync(self._file.fileno())
+        self._mails.append(mail)

@@ -66,7 +66,7 @@ class _Conversation:
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Keep the mail, then answer, perhaps late or not at all."""
-        await self._book.keep(_mail(envelope, self._clock))
+        self._book.keep(_mail(envelope, self._clock))
         if self._mode is Mode.DROP and server.transport is not None:
             server.transport.close()
         if self._mode in (Mode.DROP, Mode.SILENT):

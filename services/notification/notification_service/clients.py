@@ -19,11 +19,13 @@ the server offers it (STARTTLS), and we log in nowhere: the server is a relay th
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from email.message import EmailMessage
+from email.charset import QP, Charset
+from email.mime.text import MIMEText
 from email.utils import format_datetime
 from urllib.parse import urlsplit
 
@@ -43,7 +45,7 @@ from covey.errors import DeadlineExceeded, Defect, DependencyUnavailable
 from notification_service.domain import Letter
 from notification_service.ports import Accepted, Rejected
 
-KEPT = 4
+KEPT = 8
 """So many connections are kept at most while no mail is handed over."""
 
 KEPT_SECONDS = 5.0
@@ -53,6 +55,9 @@ MAILS = 100
 """So many mails go over one connection; many servers allow no more."""
 
 _PARTING_SECONDS = 1.0
+_ADDRESS = re.compile(r"[!-~]+@[!-~]+")  # and nothing that could end a line of a header
+_UTF8 = Charset("utf-8")
+_UTF8.body_encoding = QP
 
 
 class MailServerMisused(Defect):
@@ -151,8 +156,14 @@ class SmtpMailer:
         self._partings.add(parting)
         parting.add_done_callback(self._partings.discard)
 
-    def _message(self, letter: Letter) -> EmailMessage:
-        message = EmailMessage()
+    def _message(self, letter: Letter) -> MIMEText:
+        """Return the mail as it goes over the wire. (EmailMessage takes twenty times as long for the same.)
+
+        Raises ValueError for an address that is none.
+        """
+        if not _ADDRESS.fullmatch(letter.address):
+            raise ValueError("it is no address")
+        message = MIMEText(letter.text, "plain", _UTF8)  # type: ignore[arg-type]  # takes a Charset too
         message["From"] = self._sender
         message["To"] = letter.address
         message["Subject"] = letter.subject
@@ -160,7 +171,6 @@ class SmtpMailer:
         message["Message-ID"] = f"<{letter.id}@{self._domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no holiday notice answers it
         message["X-Order-ID"] = str(letter.order_id)
-        message.set_content(letter.text)
         return message
 
     def _seconds_left(self) -> float:

@@ -141,7 +141,7 @@ class _Provider:
             return known if known.fingerprint == request.fingerprint(operation) else None
         await self._clock.sleep({Mode.SLOW: self._delays.slow, Mode.LATE: self._delays.late}.get(mode, 0))
         refuse = "the card was declined" if mode is Mode.DECLINE else None
-        return await self._book.decide(request, lambda so_far, r: self._entry(so_far, operation, r, key, refuse))
+        return self._book.decide(request, lambda so_far, r: self._entry(so_far, operation, r, key, refuse))
 
     def _entry(
         self, so_far: list[Entry], operation: Operation, request: Request, key: str, refuse: str | None

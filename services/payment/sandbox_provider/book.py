@@ -7,7 +7,6 @@ told of it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,14 +35,13 @@ class Entry:
 
 
 class Book:
-    """All decisions in their order. One writer: decisions are taken one after the other."""
+    """All decisions in their order. They are taken one after the other, each once the one before is on disk."""
 
     def __init__(self, file: FileIO, entries: list[Entry]) -> None:
         self._file = file
         self._entries = entries
         self._by_key = {entry.key: entry for entry in entries}
         self._by_reference: dict[str, list[Entry]] = {}
-        self._writing = asyncio.Lock()
         for entry in entries:
             self._by_reference.setdefault(entry.reference, []).append(entry)
 
@@ -73,19 +71,15 @@ class Book:
         """Return the means of payment that a reference was first used with; empty when it is unknown."""
         return next((e.token for e in self.entries(reference) if e.token), "")
 
-    async def decide(self, request: Request, decision: Callable[[list[Entry], Request], Entry]) -> Entry:
+    def decide(self, request: Request, decision: Callable[[list[Entry], Request], Entry]) -> Entry:
         """Take a decision in view of all earlier ones about the reference, and write it down for good."""
-        async with self._writing:
-            entry = decision(self.entries(request.reference), request)
-            await asyncio.to_thread(self._append, orjson.dumps(entry) + b"\n")
-            self._entries.append(entry)
-            self._by_key[entry.key] = entry
-            self._by_reference.setdefault(entry.reference, []).append(entry)
-            return entry
-
-    def _append(self, line: bytes) -> None:
-        self._file.write(line)
+        entry = decision(self.entries(request.reference), request)
+        self._file.write(orjson.dumps(entry) + b"\n")
         os.fsync(self._file.fileno())
+        self._entries.append(entry)
+        self._by_key[entry.key] = entry
+        self._by_reference.setdefault(entry.reference, []).append(entry)
+        return entry
 
 
 def _entry(line: bytes) -> Entry:

@@ -136,7 +136,7 @@ class _Carrier:
                 answer=outcome.answer,
             )
 
-        return await self._book.decide(request, decision)
+        return self._book.decide(request, decision)
 
     async def _hang_on(self, http: HttpRequest) -> None:
         """Say nothing until the client gives up, or the silence is over."""

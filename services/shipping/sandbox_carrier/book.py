@@ -6,7 +6,6 @@ process does not. A line that was being written when the process died was told t
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +46,6 @@ class Book:
         self._entries: list[Entry] = []
         self._by_key: dict[str, Entry] = {}
         self._by_reference: dict[str, list[Entry]] = {}
-        self._writing = asyncio.Lock()
         for entry in entries:
             self._remember(entry)
 
@@ -73,22 +71,18 @@ class Book:
         """Return the decision that was taken under this key."""
         return self._by_key.get(key)
 
-    async def decide(self, request: Request, decision: Decision) -> Entry:
+    def decide(self, request: Request, decision: Decision) -> Entry:
         """Take a decision in view of all earlier ones about the reference, and write it down for good."""
-        async with self._writing:
-            entry = decision(self._by_reference.get(request.reference, []), f"SC{len(self._entries) + 1:09d}")
-            await asyncio.to_thread(self._append, orjson.dumps(entry) + b"\n")
-            self._remember(entry)
-            return entry
+        entry = decision(self._by_reference.get(request.reference, []), f"SC{len(self._entries) + 1:09d}")
+        self._file.write(orjson.dumps(entry) + b"\n")
+        os.fsync(self._file.fileno())
+        self._remember(entry)
+        return entry
 
     def _remember(self, entry: Entry) -> None:
         self._entries.append(entry)
         self._by_key[entry.key] = entry
         self._by_reference.setdefault(entry.reference, []).append(entry)
-
-    def _append(self, line: bytes) -> None:
-        self._file.write(line)
-        os.fsync(self._file.fileno())
 
 
 def _entry(line: bytes) -> Entry:

@@ -21,6 +21,7 @@ from typing import Any
 import uvloop
 
 from covey.errors import ConfigurationError, CoveyError, Defect
+from covey.garbage import spare_what_is_there
 from covey.local.environment import environment_file, read_environment
 from covey.local.modules import share_path
 from covey.local.system import ONE_PROCESS, System, find_root, read_system
@@ -49,7 +50,10 @@ async def host(guests: Sequence[Guest]) -> dict[str, BaseException]:
     """Run these services until SIGTERM or SIGINT, or until one of them ends; return what failed, by service."""
     with Telemetry.open(TelemetryOptions(service=ONE_PROCESS)):  # for what is said outside of any of them
         stop = stopped_by_signals()
-        serving = [asyncio.create_task(one.service.serve(one.settings, stop), name=one.name) for one in guests]
+        serving = [
+            asyncio.create_task(one.service.serve(one.settings, stop, spare_what_is_there), name=one.name)
+            for one in guests
+        ]
         await asyncio.wait(serving, return_when=asyncio.FIRST_COMPLETED)
         stop.set()
         _, late = await asyncio.wait(serving, timeout=max(guest.drain_seconds for guest in guests))

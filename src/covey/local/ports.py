@@ -1,4 +1,8 @@
-"""Ports of 127.0.0.1 for processes that are started a moment later."""
+"""Ports of 127.0.0.1 for processes that are started a moment later, and again when they have died.
+
+A port belongs to a system also while nobody listens on it. So it is set aside: the UDP port of the same number, which
+nobody here makes use of, is bound for as long as the system is up. Whoever looks for a free port passes it by.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,26 @@ def is_free(port: int) -> bool:
 
 
 def free_port(taken: Collection[int] = ()) -> int:
-    """Return a port that nobody listens on just now, at random and not one of `taken`."""
+    """Return a port that nobody listens on just now nor has set aside, at random and not one of `taken`."""
+    port, aside = reserve_port(taken)
+    aside.close()
+    return port
+
+
+def reserve_port(taken: Collection[int] = ()) -> tuple[int, socket.socket]:
+    """Set such a port aside; return it with what keeps it from others until it is closed, or this process ends."""
     while True:
         port = _RANGE[secrets.randbelow(len(_RANGE))]
-        if port not in taken and is_free(port):
-            return port
+        if port not in taken and is_free(port) and (aside := set_aside(port)):
+            return port, aside
+
+
+def set_aside(port: int) -> socket.socket | None:
+    """Keep a port from being chosen by others until what is returned is closed; None when somebody else has it."""
+    aside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        aside.bind(("127.0.0.1", port))
+    except OSError:
+        aside.close()
+        return None
+    return aside

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from covey.errors import ConfigurationError, Conflict, Defect
 from covey.local import guardian
 from covey.local.launcher import birth, write_atomically
 from covey.local.origin import identity_of, settle
-from covey.local.ports import free_port, is_free
+from covey.local.ports import is_free, reserve_port, set_aside
 from covey.local.processes import Launch, Process, end_recorded, spawn
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ class StateFolder:
         self._lock = lock
         self._guardian = keeper
         self._processes: list[Process] = []
+        self._aside: dict[int, socket.socket] = {}
 
     @property
     def guardian_pid(self) -> int:
@@ -94,16 +96,25 @@ class StateFolder:
     def port(self, name: str) -> int:
         """Return the port of that name: the one it had before if that is free, else a free one, remembered.
 
+        It is set aside for as long as this folder is open.
         Raises ConfigurationError, and changes nothing, when what is remembered cannot be read; so does `secret`.
         """
         ports = _remembered(self.path / "ports.json", _PORTS_BY_NAME)
         known = ports.get(name)
-        if known is None or not is_free(known):
-            ports[name] = free_port(ports.values())
+        if known is None or not self._has(known):
+            ports[name], self._aside[ports[name]] = reserve_port(ports.values())
             if known is not None:
                 self.moved[name] = (self.moved.get(name, (known,))[0], ports[name])
             write_atomically(self.path / "ports.json", json.dumps(ports, indent=2))
         return ports[name]
+
+    def _has(self, port: int) -> bool:
+        """Tell whether a remembered port can be had: nobody listens on it, and it is set aside by nobody else."""
+        if not is_free(port):
+            return False
+        if port not in self._aside and (aside := set_aside(port)):
+            self._aside[port] = aside
+        return port in self._aside
 
     def secret(self, name: str) -> str:
         """Return the random secret of that name, made when first asked for; only this user can read it."""
@@ -120,6 +131,8 @@ class StateFolder:
         await asyncio.to_thread(self._guardian.wait)
         for process in self._processes:
             await process.end(0)  # ended by the guardian, unless somebody removed the records
+        for aside in self._aside.values():
+            aside.close()
         self._lock.truncate(0)
         self._lock.close()
 
