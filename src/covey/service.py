@@ -165,7 +165,9 @@ class Service(Generic[S]):
             yield Running(app, messaging, database, telemetry, readiness)
 
     async def serve(self, settings: S, stop: asyncio.Event, started: Callable[[], None]) -> None:
-        """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it. `started` is called when it has.
+        """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it.
+
+        Calls `started` when all but its socket is up.
 
         It takes nothing that a process has one of, so that several services serve in one, each in a task of its own.
         """

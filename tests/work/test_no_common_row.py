@@ -41,7 +41,7 @@ async def business(work: Work, order_id: str) -> None:
     assert not isinstance(claimed, Answer)
     await placing.start(work, Data())
     work.publish(Placed(order_id=order_id))
-    await claimed.keep(Answer(201, [], b""))
+    claimed.keep(Answer(201, [], b""))
     await work.flush()
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from email import message_from_bytes, policy
-from email.message import EmailMessage
+from contextlib import suppress
+from email import message_from_bytes
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.message import Message
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -78,14 +81,30 @@ class _Conversation:
 
 def _mail(envelope: Envelope, clock: Clock) -> Mail:
     content = envelope.content if isinstance(envelope.content, bytes) else b""
-    message = message_from_bytes(content, EmailMessage, policy=policy.default)
-    body = message.get_body(("plain",))
+    message = message_from_bytes(content)
+    body = next((part for part in message.walk() if part.get_content_type() == "text/plain"), None)
     return Mail(
         at=clock.now().isoformat(),
         sender=envelope.mail_from or "",
         to=list(envelope.rcpt_tos),
         message_id=str(message["Message-ID"] or ""),
         order=str(message["X-Order-ID"] or ""),
-        subject=str(message["Subject"] or ""),
-        text=body.get_content().replace("\r\n", "\n") if body is not None else "",
+        subject=_subject(message["Subject"] or ""),
+        text=_text(body) if body is not None else "",
     )
+
+
+def _subject(written: str) -> str:
+    with suppress(HeaderParseError, LookupError, UnicodeDecodeError):
+        return str(make_header(decode_header(written)))
+    return written
+
+
+def _text(part: Message) -> str:
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)  # of a part that is text
+    try:
+        text = content.decode(part.get_content_charset("utf-8"), errors="replace")
+    except LookupError:  # in a charset that nobody knows
+        text = content.decode(errors="replace")
+    return text.replace("\r\n", "\n")

@@ -19,9 +19,11 @@ import pytest
 from covey.local.ports import free_port
 
 
-def written(to: str, order: str = "order-1", message_id: str = "<1@shop.example>") -> str:
-    lines = ["From: shop@shop.example", f"To: {to}", "Subject: Hello", f"Message-ID: {message_id}"]
-    return "\r\n".join([*lines, f"X-Order-ID: {order}", "", "Thank you."]) + "\r\n"
+def written(
+    to: str, order: str = "order-1", message_id: str = "<1@shop.example>", subject: str = "Hello", kind: str = ""
+) -> str:
+    lines = ["From: shop@shop.example", f"To: {to}", f"Subject: {subject}", f"Message-ID: {message_id}"]
+    return "\r\n".join([*lines, *filter(None, [kind]), f"X-Order-ID: {order}", "", "Thank you."]) + "\r\n"
 
 
 async def send(url: str, to: str = "ada@example.org", **fields: str) -> int:
@@ -57,6 +59,32 @@ async def test_a_mail_that_is_taken_can_be_read(sink: Any) -> None:
         "subject": "Hello",
         "text": "Thank you.\n",
     }
+
+
+@pytest.mark.parametrize(
+    ("subject", "read"),
+    [
+        ("=?utf-8?q?best=C3=A4tigt?= =?utf-8?b?ISEh?=", "bestätigt!!!"),
+        ("=?odd?q?Hello?=", "=?odd?q?Hello?="),
+        ("=?utf-8?b?a?=", "=?utf-8?b?a?="),
+        ("=?ascii?q?=FF?=", "=?ascii?q?=FF?="),
+    ],
+)
+async def test_a_subject_is_read_as_it_is_meant_or_as_it_is_written(sink: Any, subject: str, read: str) -> None:
+    assert await send(sink.url, subject=subject) == 250
+
+    assert [mail["subject"] for mail in await sink.mails()] == [read]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("Content-Type: text/plain; charset=odd", "Thank you.\n"), ("Content-Type: image/png", "")]
+)
+async def test_a_text_in_an_odd_charset_is_taken_and_what_is_no_text_is_not_read(
+    sink: Any, kind: str, text: str
+) -> None:
+    assert await send(sink.url, kind=kind) == 250
+
+    assert [mail["text"] for mail in await sink.mails()] == [text]
 
 
 async def test_mails_are_found_by_order_and_by_mailbox(sink: Any) -> None:

@@ -118,7 +118,7 @@ class _Attempt:
             raise DefinitionError(_STREAMED)
         kept = _answer(response)
         require_response(response, self._request.method)  # the database would blame the caller for what it cannot keep
-        await self._claim.keep(kept)
+        self._claim.keep(kept)
         return response
 
     async def begin(self) -> None:

@@ -27,9 +27,6 @@ SELECT free, EXISTS (SELECT FROM claim) AS claimed FROM lock"""
 
 _KNOWN = "SELECT fingerprint, status, headers::text, body FROM covey.idempotency WHERE scope = $1 AND key = $2"
 
-_KEEP = """
-UPDATE covey.idempotency SET status = $3, headers = $4::text::jsonb, body = $5 WHERE scope = $1 AND key = $2"""
-
 
 class InProgress(Conflict):
     """The same request is being carried out at this moment; its answer can be had after `retry_after`."""
@@ -48,16 +45,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A key that this transaction has claimed. Keep the answer before the transaction ends."""
+    """A key that this transaction has claimed, and that needs an answer before it ends."""
 
     work: Work
     scope: str
     key: str
 
-    async def keep(self, answer: Answer) -> None:
-        """Store the answer with the effect."""
+    def keep(self, answer: Answer) -> None:
+        """Store the answer with the effect, just before the commit."""
         headers = json.dumps(answer.headers)
-        await self.work.execute(_KEEP, self.scope, self.key, answer.status, headers, answer.body)
+        self.work.collect("keep_answers", self.scope, self.key, answer.status, headers, answer.body)
 
 
 async def claim(work: Work, scope: str, key: str, fingerprint: bytes) -> Claim | Answer:

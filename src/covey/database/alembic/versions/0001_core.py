@@ -717,6 +717,15 @@ CREATE TABLE covey.idempotency (
     PRIMARY KEY (scope, key)
 );
 CREATE INDEX idempotency_age ON covey.idempotency (created_at);
+
+-- Keep what was answered to requests whose keys this transaction has claimed.
+CREATE FUNCTION covey.keep_answers(p_scopes text[], p_keys text[], p_statuses int[], p_headers text[], p_bodies bytea[])
+RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
+BEGIN
+    UPDATE covey.idempotency i SET status = a.status, headers = a.headers::jsonb, body = a.body
+    FROM unnest(p_scopes, p_keys, p_statuses, p_headers, p_bodies) AS a (scope, key, status, headers, body)
+    WHERE i.scope = a.scope AND i.key = a.key;
+END $$;
 """
 
 RETENTION = """
