@@ -218,9 +218,15 @@ def last_words(service: str, error: BaseException) -> str:
 
 def service_of(package: str) -> Service[Any]:
     """Return the service that a package defines, by convention as `service` in its `main`; raises DefinitionError."""
-    found = getattr(import_module(f"{package}.main"), "service", None)
+    main = f"{package}.main"
+    try:
+        found = getattr(import_module(main), "service", None)
+    except ModuleNotFoundError as error:
+        if error.name not in (package, main):
+            raise  # of something that it imports
+        found = None
     if not isinstance(found, Service):
-        raise DefinitionError(f"there is no `service = Service(…)` in {package}.main")
+        raise DefinitionError(f"there is no `service = Service(…)` in {main}")
     return found
 
 

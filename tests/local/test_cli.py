@@ -534,6 +534,7 @@ def test_a_system_without_any_service_is_up_when_all_else_is(
     assert len(re.findall(r"^\w+ +up ", up.shown, re.MULTILINE)) == (3 if embedded else 0)
     status = covey("status")
     assert status.ends() == 0
+    assert "left out, to be started by hand: beta" in status.shown
 
 
 def test_a_service_that_cannot_be_run_is_named_with_what_to_write(covey: Covey, system_root: Path) -> None:

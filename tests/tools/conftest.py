@@ -63,16 +63,17 @@ command = "python -m bar"
 
 @pytest.fixture
 def write_system(tmp_path: Path) -> Callable[..., System]:
-    """A function that writes a system; files of its one service may be given in place of those that it has."""
+    """A function that writes a system; files of its one service may be given in place of those it has, or left out."""
 
-    def write(**files: str) -> System:
+    def write(**files: str | None) -> System:
         (tmp_path / "covey.toml").write_text(SYSTEM)
         package = {"__init__": "", "__main__": "", "main": MAIN, "messages": MESSAGES}
         ordinary = {f"club_service/{name}.py": text for name, text in package.items()}
         for name, text in {**ordinary, **files}.items():
             file = tmp_path / "services/club" / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
+            if text is not None:
+                file.write_text(text)
         return read_system(tmp_path)
 
     return write

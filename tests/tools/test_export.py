@@ -97,6 +97,7 @@ def test_the_first_difference_is_told(tmp_path: Path, old: str, new: str, differ
     [
         ({"main.py": "import nowhere"}, "club has no contracts yet:.*No module named 'nowhere'"),
         ({"main.py": "app = 1"}, r"there is no `service = Service\(…\)` in club_service.main"),
+        ({"main.py": None}, r"there is no `service = Service\(…\)` in club_service.main"),
         ({"main.py": MAIN.replace("bar_url: str", "bar: int")}, "BAR: Field required"),
         ({"main.py": MAIN.replace("api = APIRouter()", "open_connection()")}, "open_connection"),
         ({"messages.py": MESSAGES.replace('"name"', '"nam"')}, "'nam' is not one of its fields"),
@@ -107,7 +108,7 @@ def test_the_first_difference_is_told(tmp_path: Path, old: str, new: str, differ
     ],
 )
 async def test_a_service_that_cannot_be_described_is_named_with_the_reason(
-    write_system: WriteSystem, files: dict[str, str], complaint: str
+    write_system: WriteSystem, files: dict[str, str | None], complaint: str
 ) -> None:
     system = write_system(**{f"club_service/{name}": text for name, text in files.items()})
 

@@ -84,6 +84,8 @@ def status(
         say(why_not_up(found))
     else:
         say(render(found.units, colours=colours()))
+        if found.without:
+            say(f"\nleft out, to be started by hand: {', '.join(found.without)}")
     if not found.healthy:
         raise typer.Exit(3 if found.supervisor is None else 1)
 

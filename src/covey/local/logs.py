@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from covey.local.system import ONE_PROCESS
 from covey.telemetry.rendering import pretty_line
 
 _POLL_SECONDS = 0.1
+# In UTC, as services and PostgreSQL write it; NATS and Valkey write the time of the place.
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d(?:\.\d+)?)(?:Z|\+00:00| UTC)")
 
 
 View = Callable[[str], str]
@@ -40,7 +43,7 @@ def for_people(line: str, *, colours: bool) -> str:
 def show_logs(
     folder: Path, names: Sequence[str], last_lines: int, follow: bool, show: Callable[[str], None], view: View
 ) -> None:
-    """Show the last lines of these processes, of all if none is named; with `follow`, then go on for ever.
+    """Show the last lines of these processes, or of all, as they came; with `follow`, then go on for ever.
 
     Of services that share a process each has the lines that name it; what names none is the process's own. Lines carry
     the name of who wrote them when there are several. Raises NotFound for a name that never wrote anything.
@@ -57,9 +60,8 @@ def show_logs(
             known = ", ".join(sorted(_writers(paths))) or "no logs yet"
             raise NotFound(f"{missing[0]} has written nothing; there are: {known}")
         width = max(map(len, last)) if len(last) > 1 else 0
-        for name in sorted(last):
-            for line in last[name]:
-                _show(name, line, width, show, view)
+        for name, line in _in_order(last):
+            _show(name, line, width, show, view)
         while follow:
             for name, line in _lines(files, names):
                 _show(name, line, width, show, view)
@@ -68,6 +70,18 @@ def show_logs(
     finally:
         for file in files.values():
             file.close()
+
+
+def _in_order(lines: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Return the lines of all by their times, with who wrote each; one without a time stays behind the one before."""
+    timed: list[tuple[str, str, str]] = []
+    for name in sorted(lines):
+        time_of_line = ""
+        for line in lines[name]:
+            found = _TIME.search(line)
+            time_of_line = "T".join(found.groups()) if found else time_of_line
+            timed.append((time_of_line, name, line))
+    return [(name, line) for _, name, line in sorted(timed, key=lambda one: one[0])]
 
 
 def _show(name: str, line: str, width: int, show: Callable[[str], None], view: View) -> None:

@@ -210,7 +210,7 @@ class RunningSystem:
         with suppress(OSError, StateLost):  # a full disk must not end the supervision of what still runs
             self._folder.check()
             addresses = {member.name: member.url for member in self._plan.members}
-            write_status(self._folder.path, self.system.name, self.units, addresses)
+            write_status(self._folder.path, self.system.name, self.units, addresses, self._options.without)
 
 
 def _each(units: Iterable[Unit]) -> list[Unit]:

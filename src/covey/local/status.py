@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, assert_never
@@ -39,7 +39,8 @@ class UnitStatus:
 class SystemStatus:
     """The whole system. `supervisor` is the pid of the process that holds it up, None when none does.
 
-    `killed` is then the pid of one that died without stopping the system, `left` names what still runs of it.
+    `killed` is then the pid of one that died without stopping the system, `left` names what still runs of it. `without`
+    are the services that were left out, to be started by hand.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SystemStatus:
     units: list[UnitStatus]
     killed: int | None = None
     left: list[str] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -54,10 +56,12 @@ class SystemStatus:
         return self.supervisor is not None and all(unit.state == "up" for unit in self.units)
 
 
-def write_status(folder: Path, system: str, units: Mapping[str, Unit], addresses: Mapping[str, str]) -> None:
+def write_status(
+    folder: Path, system: str, units: Mapping[str, Unit], addresses: Mapping[str, str], without: Collection[str]
+) -> None:
     """Write down the state of the units that run these; several may have one. An engine knows its own address."""
     written = [asdict(_status_of(name, unit, addresses.get(name, unit.url))) for name, unit in units.items()]
-    known = {"name": system, "units": written}
+    known = {"name": system, "units": written, "without": sorted(without)}
     write_atomically(folder / _FILE, json.dumps(known))
 
 
@@ -70,7 +74,7 @@ def read_status(folder: Path) -> SystemStatus | None:
     supervisor = supervisor_of(folder)
     if supervisor is not None:
         units = [UnitStatus(**unit) for unit in known["units"]]
-        return SystemStatus(name=known["name"], supervisor=supervisor, units=units)
+        return SystemStatus(name=known["name"], supervisor=supervisor, units=units, without=known.get("without", []))
     left = [record.name for record in read_records(records_of(folder)) if record.running()]
     killed = killed_supervisor_of(folder)
     return SystemStatus(name=known["name"], supervisor=None, units=[], killed=killed, left=left)
