@@ -137,5 +137,5 @@ async def test_an_answer_that_is_recorded_late_is_not_recorded_twice(open_scene:
         stop = await stopped_until_taken_over(scene, "payment", settles)
 
         question = await stop.answered()
-        assert [row[0] for row in question.rows] in ([b"\x00"], []), "it was told that the call was still its own"
+        assert [row[1] for row in question.rows] in ([b"\x00"], []), "it was told that the call was still its own"
         await scene.crowd.settle()

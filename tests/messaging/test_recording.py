@@ -15,6 +15,7 @@ from covey.message import Reply
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.call import GRACE
 from covey.messaging.options import LANES
+from covey.messaging.recording import TOGETHER_SECONDS
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, replica
 from covey.work.unit_of_work import Work
@@ -124,8 +125,10 @@ async def test_one_in_whose_lane_somebody_works_delays_no_other(
             lanes = await somebody.fetchrow("SELECT covey.lane('a'), covey.lane('b')")
             assert lanes[0] != lanes[1]
             await somebody.execute("SELECT pg_advisory_lock($1, covey.lane('a'))", LANES)
+            begun = time.monotonic()
             gate.opened.set()
             await handled(shop, 1)
+            assert time.monotonic() - begun < TOGETHER_SECONDS
             assert await effects(shop) == [1]
             await somebody.execute("SELECT pg_advisory_unlock($1, covey.lane('a'))", LANES)
         await handled(shop, 2)
