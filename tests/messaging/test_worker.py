@@ -14,7 +14,7 @@ from covey.messaging.worker import Worker
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, ReplicaOptions, replica
 from tests.messaging.feed import Feed, handled, keeping, settled, unhandled
-from tests.messaging.test_external import Provider, charge
+from tests.messaging.outside import Provider, charge
 
 PATIENT = ReplicaOptions(messaging=MessagingOptions(poll=timedelta(seconds=60)), drain=timedelta(milliseconds=200))
 

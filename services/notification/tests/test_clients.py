@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from notification_service.clients import KEPT, MAILS, MailServerMisused, SmtpMailer
+from notification_service.clients import KEPT, KEPT_SECONDS, MAILS, MailServerMisused, SmtpMailer
 from notification_service.domain import Letter, MailId, OrderId
 from notification_service.ports import Accepted, Rejected
 
@@ -197,6 +197,16 @@ async def test_a_connection_that_is_lost_with_the_next_mail_leaves_it_unknown_wh
 
         assert await one.send(LETTER) == Accepted()
         assert len(await sink.mails()) == 2
+
+
+@pytest.mark.slow
+async def test_a_connection_that_nobody_uses_is_given_back() -> None:
+    met: list[asyncio.Task[None]] = []
+    async with scripted([*WELCOME, *TAKEN, "221 goodbye"], met=met) as url, mailer(url) as one:
+        await one.send(LETTER)
+
+        async with asyncio.timeout(KEPT_SECONDS + 5):
+            await met[0]
 
 
 async def test_a_refusal_does_not_spoil_the_next_mail(sink: Any) -> None:

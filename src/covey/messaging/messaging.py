@@ -67,7 +67,7 @@ class Messaging:
         }.values()
         self._broker = broker
         self._relay = Relay(database, service, broker, self.observation)
-        recording = Recording(database, service, clock, options, self.committed)
+        recording = Recording(self.transactions, options)
         self._calls = Calls(recording, options, self.observation, self.wake, lambda: self._roles.alive)
         turns = Turns(service, router, clock, options, owner, self._calls, self.committed, self.observation)
         self._workers = [Worker(database, turns, options, self.wake) for _ in range(options.workers)]

@@ -23,10 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from covey.clock import Clock
 from covey.context import use
-from covey.database.errors import translated
-from covey.database.pool import Connection, Database
 from covey.errors import Contention, DatabaseUnavailable, PoolExhausted
 from covey.messaging.answers import Answers
 from covey.messaging.call import GRACE, Call
@@ -35,7 +32,7 @@ from covey.messaging.ending import end
 from covey.messaging.failure import Failure
 from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import as_reply, is_command
-from covey.work.unit_of_work import Work, begin, commit, roll_back
+from covey.work.unit_of_work import Transactions, Work
 
 ALONE = 3
 """So many are recorded alone at once: each has a connection of the pool, while it waits for its lane."""
@@ -63,22 +60,12 @@ class _Waiting:
 
 
 class Recording:
-    """Records for the calls of one process. `committed` is told of each transaction."""
+    """Records for the calls of one process."""
 
-    def __init__(
-        self,
-        database: Database,
-        service: str,
-        clock: Clock,
-        options: MessagingOptions,
-        committed: Callable[[Work], None],
-    ) -> None:
-        self._database = database
-        self._service = service
-        self._clock = clock
+    def __init__(self, transactions: Transactions, options: MessagingOptions) -> None:
+        self._transactions = transactions
         self._options = options
-        self._committed = committed
-        self._answers = Answers(service, clock)
+        self._answers = Answers(transactions.service, transactions.clock)
         self._alone = asyncio.Semaphore(ALONE)
         self._waiting: list[_Waiting] = []
         self._together: asyncio.Task[None] | None = None
@@ -157,25 +144,14 @@ class Recording:
         Tells of which more waits; of one that has to be recorded alone it tells nothing.
         """
         recorded: dict[_Waiting, bool] = {}
-        async with self._database.acquire() as connection:
-            await begin(connection)
-            work = Work(connection, self._service, self._clock)
-            try:
-                found = await _resumed(connection, [one.call for one in waiting], wait=alone)
-                for one, (ours, more) in zip(waiting, found, strict=True):
-                    if ours and not work.plenty:
-                        await self._settle(one, work)
-                        recorded[one] = more
-                    elif ours is False:
-                        recorded[one] = False
-                await work.flush()
-                await commit(connection)
-            except BaseException:
-                await roll_back(connection)
-                raise
-            finally:
-                work.end()
-        self._committed(work)
+        async with self._transactions.begin() as work:
+            found = await _resumed(work, [one.call for one in waiting], wait=alone)
+            for one, (ours, more) in zip(waiting, found, strict=True):
+                if ours and not work.plenty:
+                    await self._settle(one, work)
+                    recorded[one] = more
+                elif ours is False:
+                    recorded[one] = False
         return recorded
 
     async def _settle(self, waiting: _Waiting, work: Work) -> None:
@@ -189,34 +165,22 @@ class Recording:
 
     async def _park(self, call: Call, failure: Failure) -> bool:
         delivery, state = call.delivery, "dead" if failure.dead else "waiting"
-        async with self._database.acquire() as connection:
-            await begin(connection)
-            work = Work(connection, self._service, self._clock)
-            try:
-                [(ours, _)] = await _resumed(connection, [call], wait=True)
-                if ours:
-                    hold = (state, failure.after, failure.attempts, None, None, failure.error)
-                    work.collect("park", delivery.envelope.key, delivery.position, *hold)
-                await work.flush()
-                await commit(connection)
-            except BaseException:
-                await roll_back(connection)
-                raise
-            finally:
-                work.end()
+        async with self._transactions.begin() as work:
+            [(ours, _)] = await _resumed(work, [call], wait=True)
+            if ours:
+                hold = (state, failure.after, failure.attempts, None, None, failure.error)
+                work.collect("park", delivery.envelope.key, delivery.position, *hold)
         return bool(ours)
 
 
-async def _resumed(connection: Connection, calls: list[Call], *, wait: bool) -> list[tuple[bool | None, bool]]:
+async def _resumed(work: Work, calls: list[Call], *, wait: bool) -> list[tuple[bool | None, bool]]:
     """Lock the lanes; tell of each call whether its key is still its own, and whether more waits behind it.
 
     None for one in whose lane somebody works. `wait` waits for the lane, of one call.
     """
     keys, tokens = [call.delivery.envelope.key for call in calls], [call.token for call in calls]
-    with translated():
-        rows = await connection.fetch(_RESUME, LANES, keys, tokens, wait)
     found: list[tuple[bool | None, bool]] = [(None, False)] * len(calls)
-    for number, ours, more in rows:
+    for number, ours, more in await work.fetch(_RESUME, LANES, keys, tokens, wait):
         found[number - 1] = (ours, more)
     return found
 
