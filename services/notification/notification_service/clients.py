@@ -52,7 +52,7 @@ KEPT_SECONDS = 5.0
 """So long a connection is kept for the next mail. Servers wait for minutes (RFC 5321, section 4.5.3.2.7)."""
 
 MAILS = 100
-"""So many mails go over one connection; many servers allow no more."""
+"""So many mails go over one connection at most: a server may allow no more."""
 
 _PARTING_SECONDS = 1.0
 _ADDRESS = re.compile(r"[!-~]+@[!-~]+")  # and nothing that could end a line of a header
