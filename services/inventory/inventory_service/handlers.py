@@ -20,13 +20,11 @@ router = Router()
 @router.on(ReserveStock)
 async def reserve_stock(command: ReserveStock, work: Work) -> Reply:
     """Reserve all lines or refuse, and say which line was short."""
-    found = await storage.claim(work, command.order_id, ReservationStatus.HELD)
+    found, taken = await storage.reserve(work, command.order_id, command.lines)
     if found is not None:
         reason = refusal_of_repeated(found)
         return Refused(reason=reason) if reason else Reply()
-    if await storage.take(work, command.order_id, command.lines):
-        return Reply()
-    return await _refused(command, work)
+    return Reply() if taken else await _refused(command, work)
 
 
 @router.on(ReleaseStock)

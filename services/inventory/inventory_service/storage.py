@@ -103,12 +103,19 @@ async def claim(work: Work, order_id: OrderId, status: ReservationStatus) -> Res
     return None if made else await reservation_of(work, order_id)
 
 
-async def take(work: Work, order_id: OrderId, lines: Sequence[Line]) -> bool:
-    """Move the pieces of all lines from free to reserved, or none of them when one line cannot be had."""
-    taken = await work.fetch(
+async def reserve(work: Work, order_id: OrderId, lines: Sequence[Line]) -> tuple[Reservation | None, bool]:
+    """Make the reservation of an order, and move the pieces of all its lines from free to reserved.
+
+    Moves none of them when one line cannot be had, and tells whether it did. An order that has a reservation already
+    keeps it: that is returned, and nothing is moved.
+    """
+    await _moving_stock(work)
+    made, taken = await work.fetchrow(
         """
-        WITH wanted AS (
-            SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS w (product_id, quantity)
+        WITH made AS (
+            INSERT INTO reservation (order_id, status) VALUES ($1, 'held') ON CONFLICT DO NOTHING RETURNING order_id
+        ), wanted AS (
+            SELECT w.* FROM made, unnest($2::uuid[], $3::bigint[]) AS w (product_id, quantity)
         ), available AS MATERIALIZED (
             SELECT s.product_id, w.quantity FROM stock s JOIN wanted w USING (product_id)
             WHERE s.free >= w.quantity ORDER BY s.product_id FOR UPDATE OF s
@@ -118,15 +125,17 @@ async def take(work: Work, order_id: OrderId, lines: Sequence[Line]) -> bool:
             WHERE s.product_id = a.product_id
               AND (SELECT count(*) FROM available) = cardinality($2::uuid[])
             RETURNING s.product_id, a.quantity
+        ), written AS (
+            INSERT INTO reservation_line (order_id, product_id, quantity)
+            SELECT $1, product_id, quantity FROM taken RETURNING product_id
         )
-        INSERT INTO reservation_line (order_id, product_id, quantity)
-        SELECT $1, product_id, quantity FROM taken RETURNING product_id
+        SELECT (SELECT count(*) FROM made), (SELECT count(*) FROM written)
         """,
         order_id,
         [line.product_id for line in lines],
         [line.quantity for line in lines],
     )
-    return len(taken) == len(lines)
+    return None if made else await reservation_of(work, order_id), taken == len(lines)
 
 
 async def refuse(work: Work, order_id: OrderId, reason: str) -> None:

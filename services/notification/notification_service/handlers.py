@@ -64,7 +64,7 @@ class Confirm:
         found, age, recipient = await storage.asked_for(work, asked)
         mail = domain.proceed(found, recipient, patient=age < self._patience)
         if mail != found:
-            await storage.keep(work, mail)
+            storage.keep(work, mail)
         return _intent(mail, recipient)
 
     async def call(self, command: SendConfirmation, intent: Letter | Unaddressed, key: str) -> Accepted | Rejected:
@@ -79,7 +79,7 @@ class Confirm:
         if mail is None:
             raise NotFound(f"the mail about order {command.order_id} is gone")
         settled = domain.sent(mail) if isinstance(result, Accepted) else domain.refused(mail, result.reason)
-        await storage.keep(work, settled)
+        storage.keep(work, settled)
         return Reply()
 
 

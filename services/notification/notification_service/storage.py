@@ -64,9 +64,9 @@ async def asked_for(work: Work, mail: Mail) -> tuple[Mail, timedelta, Recipient 
     return found, row["age"], recipient if row["version"] is not None else None
 
 
-async def keep(work: Work, mail: Mail) -> None:
-    """Write what has become of a mail."""
-    await work.execute(
+def keep(work: Work, mail: Mail) -> None:
+    """Write what has become of a mail, at the commit: only its own command, which comes one at a time, reads it."""
+    work.defer(
         """
         UPDATE mail SET status = $2, reason = $3, attempts = $4,
             settled_at = CASE WHEN $2 NOT IN ('waiting', 'sending') THEN coalesce(settled_at, clock_timestamp()) END

@@ -230,7 +230,7 @@ async def _noted(work: Transaction, order_id: OrderId, reason: str, stopped: boo
         return stored
     if not stopped:
         raise Conflict(f"order {order_id} is being settled and can no longer be cancelled")
-    await storage.keep_state(work, order_id, order.state)
+    await storage.keep_cancelling(work, order_id, reason)
     return _exists(await storage.order_by_id(work, order_id), order_id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any
 from uuid import UUID
 
 from covey.work.unit_of_work import Work
@@ -148,24 +148,26 @@ async def order_to_change(work: Work, order_id: OrderId) -> Stored | None:
     return await _order(work, order_id, "FOR UPDATE OF o")
 
 
-async def keep_state(work: Work, order_id: OrderId, state: State) -> None:
-    """Write the state that an order is in now, and when it got there."""
-    match state:
-        case Pending(cancelling=asked):
-            await work.execute(
-                """
-                UPDATE orders SET cancelling = $2, cancelling_at = clock_timestamp()
-                WHERE id = $1 AND cancelling IS DISTINCT FROM $2
-                """,
-                order_id,
-                asked,
-            )
-        case Confirmed():
-            await _settle(work, order_id, state, None)
-        case Rejected(reason=reason) | Cancelled(reason=reason):
-            await _settle(work, order_id, state, reason)
-        case _:
-            assert_never(state)
+async def keep_cancelling(work: Work, order_id: OrderId, reason: str | None) -> None:
+    """Write that an order is being cancelled and why, and since when."""
+    await work.execute(
+        """
+        UPDATE orders SET cancelling = $2, cancelling_at = clock_timestamp()
+        WHERE id = $1 AND cancelling IS DISTINCT FROM $2
+        """,
+        order_id,
+        reason,
+    )
+
+
+def settle(work: Work, order_id: OrderId, state: Confirmed | Rejected | Cancelled) -> None:
+    """Write how an order has ended, and when, at the commit."""
+    work.defer(
+        "UPDATE orders SET status = $2, reason = $3, settled_at = clock_timestamp() WHERE id = $1",
+        order_id,
+        status_of(state),
+        None if isinstance(state, Confirmed) else state.reason,
+    )
 
 
 async def add_return(work: Work, order_id: OrderId, one: Return) -> datetime:
@@ -264,15 +266,6 @@ def _return_state(row: Any) -> ReturnState:
             return ReturnRefused(row["refusal"])
         case other:
             raise ValueError(f"a return cannot be {other}")
-
-
-async def _settle(work: Work, order_id: OrderId, state: State, reason: str | None) -> None:
-    await work.execute(
-        "UPDATE orders SET status = $2, reason = $3, settled_at = clock_timestamp() WHERE id = $1",
-        order_id,
-        status_of(state),
-        reason,
-    )
 
 
 async def _order(work: Work, order_id: OrderId, lock: str) -> Stored | None:

@@ -149,7 +149,8 @@ async def order(transactions: Transactions) -> Order:
     placed = place(OrderId(new_id()), UserId(new_id()), [Wanted(MUG.id, 2)], {MUG.id: MUG})
     async with transactions.begin() as work:
         await storage.add_order(work, placed, new_id())
-        await storage.keep_state(work, placed.id, Confirmed())
+        storage.settle(work, placed.id, Confirmed())
+    async with transactions.begin() as work:
         stored = await storage.order_by_id(work, placed.id)
         assert stored is not None
         one = take_back(stored.order, [], DATA.return_id, LINES, "too small")

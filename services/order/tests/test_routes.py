@@ -122,7 +122,7 @@ async def confirmed(http: aiohttp.ClientSession, transactions: Transactions) -> 
     """The path of an order of two mugs and a teapot that is confirmed."""
     _, placed = await post(http, "/api/v1/orders", order())
     async with transactions.begin() as work:
-        await storage.keep_state(work, OrderId(UUID(placed["id"])), Confirmed())
+        storage.settle(work, OrderId(UUID(placed["id"])), Confirmed())
     return f"/api/v1/orders/{placed['id']}"
 
 

@@ -10,7 +10,6 @@ from order_service.domain import (
     Money,
     Order,
     OrderId,
-    Pending,
     Product,
     ProductId,
     Rejected,
@@ -88,7 +87,7 @@ async def test_an_order_that_is_given_up_is_rejected_with_the_reason_and_announc
 
 async def test_an_order_whose_cancellation_was_asked_for_is_cancelled(transactions: Transactions, order: Order) -> None:
     async with transactions.begin() as work:
-        await storage.keep_state(work, order.id, Pending("changed my mind"))
+        await storage.keep_cancelling(work, order.id, "changed my mind")
 
     async with transactions.begin() as work:
         await give_order_up(data(order), "changed my mind", work)

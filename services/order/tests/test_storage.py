@@ -17,7 +17,6 @@ from order_service.domain import (
     Return,
     ReturnId,
     ShipmentId,
-    State,
     UserId,
     Wanted,
     place,
@@ -91,13 +90,15 @@ async def test_an_order_comes_back_as_it_was_placed(transactions: Transactions) 
 
 @pytest.mark.parametrize("state", [Confirmed(), Rejected("out of stock"), Cancelled("changed my mind")])
 async def test_a_settled_order_comes_back_with_its_state_and_when_it_got_there(
-    transactions: Transactions, state: State
+    transactions: Transactions, state: Confirmed | Rejected | Cancelled
 ) -> None:
     order = an_order()
     await stored(transactions, order)
 
     async with transactions.begin() as work:
-        await storage.keep_state(work, order.id, state)
+        storage.settle(work, order.id, state)
+
+    async with transactions.begin() as work:
         back = await found(work, order.id)
 
     assert back.order.state == state
@@ -109,7 +110,7 @@ async def test_an_order_that_is_being_cancelled_says_since_when(transactions: Tr
     await stored(transactions, order)
 
     async with transactions.begin() as work:
-        await storage.keep_state(work, order.id, Pending("changed my mind"))
+        await storage.keep_cancelling(work, order.id, "changed my mind")
         back = await found(work, order.id)
 
     assert back.order.state == Pending("changed my mind")

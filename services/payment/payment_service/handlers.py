@@ -106,7 +106,7 @@ class Void:
     async def settle(self, command: VoidAuthorization, result: Voided, work: Work) -> PaymentReply:
         """Record what had been put aside and what was given up."""
         payment = domain.voided(await _payment(work, command.order_id), result.authorized, result.amount)
-        await storage.answered(work, payment, Operation.VOID, "approved")
+        storage.answered(work, payment, Operation.VOID, "approved")
         return PaymentReply(payment_id=payment.id)
 
 
@@ -154,7 +154,7 @@ async def _intent(work: Work, operation: Operation, decision: Decision) -> Inten
     """Write the decision down. The payment that is returned is what the provider is asked about."""
     match decision:
         case Ask(payment=payment):
-            await storage.ask(work, payment, operation)
+            storage.ask(work, payment, operation)
             return payment
         case Known(payment=payment):
             await storage.keep(work, payment)
@@ -176,10 +176,10 @@ async def _settled(
     match result:
         case Approved(amount=amount):
             payment = approve(payment, amount)
-            await storage.answered(work, payment, operation, "approved", invoice_id)
+            storage.answered(work, payment, operation, "approved", invoice_id)
             return PaymentReply(payment_id=payment.id)
         case Declined(reason=reason):
-            await storage.answered(work, domain.declined(payment, operation, reason), operation, f"declined: {reason}")
+            storage.answered(work, domain.declined(payment, operation, reason), operation, f"declined: {reason}")
             return Refused(reason=reason)
 
 

@@ -1,4 +1,8 @@
-"""Payments in PostgreSQL, what was asked of the provider for each, and what was invoiced."""
+"""Payments in PostgreSQL, what was asked of the provider for each, and what was invoiced.
+
+What goes with the provider's approval is written at the commit, where those of a whole batch are one round trip. No
+other message of the batch reads it: the commands of one order's saga come one at a time.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +49,9 @@ async def keep(work: Work, payment: Payment) -> None:
     await work.execute(_KEEP, *_values(payment))
 
 
-async def ask(work: Work, payment: Payment, operation: Operation) -> None:
-    """Write a payment together with the intent to ask the provider; asking again leaves the first intent."""
-    await work.execute(
+def ask(work: Work, payment: Payment, operation: Operation) -> None:
+    """Write a payment together with the intent to ask the provider, at the commit; asking again leaves the first."""
+    work.defer(
         f"""
         WITH kept AS ({_KEEP} RETURNING id)
         INSERT INTO operation (payment_id, what) SELECT id, $12 FROM kept ON CONFLICT DO NOTHING
@@ -57,11 +61,14 @@ async def ask(work: Work, payment: Payment, operation: Operation) -> None:
     )
 
 
-async def answered(
+def answered(
     work: Work, payment: Payment, operation: Operation, answer: str, invoice_id: InvoiceId | None = None
 ) -> None:
-    """Write a payment together with the provider's answer and, if it has an id, an invoice over what was captured."""
-    await work.execute(
+    """Write a payment together with the provider's answer, at the commit.
+
+    With an id for it also an invoice over what was captured.
+    """
+    work.defer(
         f"""
         WITH kept AS ({_KEEP} RETURNING id, order_id, captured, currency), issued AS (
             INSERT INTO invoice (id, payment_id, order_id, amount, currency)

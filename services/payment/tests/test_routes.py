@@ -96,7 +96,7 @@ async def test_a_part_is_refunded_and_the_invoice_says_so(
     await captured_at(sandbox, payment)
     invoice_id = InvoiceId(new_id())
     async with transactions.begin() as work:
-        await storage.answered(work, payment, Operation.CAPTURE, "approved", invoice_id)
+        storage.answered(work, payment, Operation.CAPTURE, "approved", invoice_id)
 
     async with http.post(f"/api/v1/payments/{payment.id}/refunds", json={"amount": 900}) as response:
         assert response.status == 202

@@ -45,7 +45,7 @@ class Ship:
         shipment_id = ShipmentId(new_id())
         match domain.to_ship(found, shipment_id, command.order_id, command.user_id, command.lines):
             case Ask(subject=shipment):
-                await storage.add_shipment(work, shipment)
+                storage.add_shipment(work, shipment)
                 return shipment
             case Known(subject=shipment):
                 return _shipped(shipment)

@@ -44,9 +44,9 @@ async def shipment_of(work: Work, order_id: OrderId) -> Shipment | None:
     return await _shipment(work, "order_id", order_id)
 
 
-async def add_shipment(work: Work, shipment: Shipment) -> None:
-    """Write a shipment that is about to be booked, with its lines; one that is there already stays as it is."""
-    await work.execute(
+def add_shipment(work: Work, shipment: Shipment) -> None:
+    """Write a shipment that is about to be booked, with its lines, at the commit; one that is there stays as it is."""
+    work.defer(
         """
         WITH new AS (
             INSERT INTO shipment (id, order_id, user_id, progress) VALUES ($1, $2, $3, $4)

@@ -20,9 +20,10 @@ LINES = (Line(ProductId(new_id()), 2),)
 async def a_shipment(transactions: Transactions, tracking_number: str | None = "SC1") -> Shipment:
     shipment = Shipment(ShipmentId(new_id()), OrderId(new_id()), UserId(new_id()), LINES)
     async with transactions.begin() as work:
-        await storage.add_shipment(work, shipment)
-        if tracking_number is None:
-            return shipment
+        storage.add_shipment(work, shipment)
+    if tracking_number is None:
+        return shipment
+    async with transactions.begin() as work:
         await storage.keep_shipment(work, booked(shipment, tracking_number))
     return booked(shipment, tracking_number)
 

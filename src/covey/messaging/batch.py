@@ -52,6 +52,11 @@ class Batch:
         self.work.collect("park", key, delivery.position, state, after, attempts, token, owner, error)
         self.aside.add(key)
 
+    def behind_holds(self) -> list[Delivery]:
+        """Return the messages that now wait behind a hold of this attempt, those included that are held."""
+        handled = {id(delivery) for delivery in self.handled}
+        return [one for one in self.deliveries if one.envelope.key in self.aside and id(one) not in handled]
+
 
 class Ends:
     """The two ends of an attempt."""

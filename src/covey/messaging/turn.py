@@ -122,7 +122,8 @@ class Turns:
     async def receive(self, connection: Connection, received: Received) -> int:
         """Store what was read from a stream and handle it in the same transaction, as far as nothing stands before it.
 
-        Saves a commit and a wake-up for each message. Returns how many are left to the workers. Raises Fenced.
+        Saves a commit and a wake-up for each message. Returns how many are left to the workers; those behind a hold
+        are not, because whoever ends the hold sees to them. Raises Fenced.
         """
         if not self._cautious and self._at_once.suits(received) and await self._at_once.run(connection, received):
             return 0
@@ -137,7 +138,7 @@ class Turns:
         left = len(received.envelopes) - len(batch.handled)
         if not left:
             self._at_once.calm(received.stream)
-        return left
+        return left - len(batch.behind_holds())
 
     async def _run(
         self,

@@ -19,7 +19,7 @@ from covey.saga.journal import load
 from covey.saga.saga import Saga
 from covey.work.unit_of_work import Work
 from order_service import domain, storage
-from order_service.domain import Cancelled, Money, OrderId, Rejected, UserId, Wanted
+from order_service.domain import Cancelled, Confirmed, Money, OrderId, Rejected, UserId, Wanted
 from order_service.messages import (
     AuthorizePayment,
     CapturePayment,
@@ -55,7 +55,7 @@ async def confirm_order(data: PlaceOrderV1, work: Work) -> None:
     stored = await _to_change(data.order_id, work)
     order = domain.confirm(stored.order)
     if order != stored.order:
-        await storage.keep_state(work, order.id, order.state)
+        storage.settle(work, order.id, Confirmed())
         work.publish(OrderConfirmed(order_id=order.id, user_id=order.user_id, total=order.total))
 
 
@@ -65,11 +65,12 @@ async def give_order_up(data: PlaceOrderV1, reason: str, work: Work) -> None:
     order = domain.give_up(stored.order, reason)
     if order == stored.order:
         return
-    await storage.keep_state(work, order.id, order.state)
     match order.state:
-        case Cancelled(reason=asked):
+        case Cancelled(reason=asked) as state:
+            storage.settle(work, order.id, state)
             work.publish(OrderCancelled(order_id=order.id, user_id=order.user_id, reason=asked))
-        case Rejected(reason=why):
+        case Rejected(reason=why) as state:
+            storage.settle(work, order.id, state)
             work.publish(OrderRejected(order_id=order.id, user_id=order.user_id, reason=why))
 
 
