@@ -11,15 +11,17 @@ import re
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from random import getrandbits
+from typing import NamedTuple
 from uuid import UUID
 
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_TRACEPARENT_LENGTH = 55
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """A position in a distributed trace: the trace and the span that encloses what is done now."""
 
     trace_id: int
@@ -93,7 +95,12 @@ def new_context(correlation_id: str | None = None, traceparent: str | None = Non
 
 def parse_traceparent(value: str | None) -> Trace | None:
     """Return the position that a `traceparent` names, or None when it is absent, malformed or all zero."""
-    match = _TRACEPARENT.fullmatch(value) if value else None
+    return _position(value) if value and len(value) == _TRACEPARENT_LENGTH else None
+
+
+@lru_cache(maxsize=4096)  # of a message it is read at every stop: published, handled, called for, answered
+def _position(value: str) -> Trace | None:
+    match = _TRACEPARENT.fullmatch(value)
     if match is None:
         return None
     trace_id, span_id = int(match[1], 16), int(match[2], 16)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import asyncpg
 
@@ -74,18 +73,21 @@ def translate(error: BaseException) -> CoveyError | None:
     return None
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class translated:  # reads as a statement; a class, because there is one around every statement to the database
     """Raise covey's error in place of asyncpg's. Cancellation and errors that are not the database's pass."""
-    try:
-        yield
-    except CoveyError:
-        raise
-    except Exception as error:
-        own = translate(error)
-        if own is None:
-            raise
-        raise own from error
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, CoveyError):
+            own = translate(error)
+            if own is not None:
+                raise own from error
 
 
 def _connection_is_gone(error: asyncpg.InterfaceError) -> bool:

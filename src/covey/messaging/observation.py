@@ -7,8 +7,9 @@ the message than its type, id and key.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 
 import structlog
 
@@ -49,17 +50,13 @@ class Observation:
             ("state",),
         )
 
-    @contextmanager
-    def handling(self, delivery: Delivery, context: Context) -> Iterator[None]:
-        """See one message handled, in a span that continues its sender's trace."""
-        with self._consuming("handle", delivery, context):
-            yield
+    def handling(self, delivery: Delivery, context: Context) -> Consuming:
+        """See one message handled, as a block, in a span that continues its sender's trace."""
+        return Consuming(self._consumed, "handle", delivery, context)
 
-    @contextmanager
-    def calling(self, delivery: Delivery, context: Context) -> Iterator[None]:
-        """See one call to the outside."""
-        with self._consuming("call", delivery, context):
-            yield
+    def calling(self, delivery: Delivery, context: Context) -> Consuming:
+        """See one call to the outside, as a block."""
+        return Consuming(self._consumed, "call", delivery, context)
 
     @contextmanager
     def publishing(self, envelopes: Sequence[Envelope]) -> Iterator[None]:
@@ -109,37 +106,27 @@ class Observation:
             next_step=f"covey dead show {self._service} {envelope.key}" if dead else None,
         )
 
-    @contextmanager
-    def _consuming(self, verb: str, delivery: Delivery, context: Context) -> Iterator[None]:
-        envelope = delivery.envelope
+    def _consumed(
+        self, verb: str, envelope: Envelope, context: Context, start_ns: int, spent_ns: int, error: str | None
+    ) -> None:
         sent = parse_traceparent(envelope.headers.get("traceparent"))
-        start = time.time_ns()
-        begun = time.perf_counter_ns()
-        error: str | None = None
-        try:
-            yield
-        except Exception as failed:
-            error = type(failed.__cause__ or failed).__qualname__
-            raise
-        finally:
-            spent = time.perf_counter_ns() - begun
-            self._handled.observe(spent / 1e9, (envelope.type, "failed" if error else "done"))
-            self._delay.observe(max(0.0, start / 1e9 - envelope.time.timestamp()), (envelope.type,))
-            self._tracer.record(
-                f"{verb} {envelope.type}",
-                "consumer",
-                context.trace,
-                sent.span_id if sent else 0,
-                start,
-                start + spent,
-                {
-                    "messaging.operation.name": verb,
-                    "messaging.message.id": str(envelope.id),
-                    "messaging.destination.name": envelope.stream,
-                    "covey.correlation_id": context.correlation_id,
-                },
-                error,
-            )
+        self._handled.observe(spent_ns / 1e9, (envelope.type, "failed" if error else "done"))
+        self._delay.observe(max(0.0, start_ns / 1e9 - envelope.time.timestamp()), (envelope.type,))
+        self._tracer.record(
+            f"{verb} {envelope.type}",
+            "consumer",
+            context.trace,
+            sent.span_id if sent else 0,
+            start_ns,
+            start_ns + spent_ns,
+            {
+                "messaging.operation.name": verb,
+                "messaging.message.id": str(envelope.id),
+                "messaging.destination.name": envelope.stream,
+                "covey.correlation_id": context.correlation_id,
+            },
+            error,
+        )
 
     def _publish_span(self, envelope: Envelope, start: int, end: int, error: str | None) -> None:
         if error is None:
@@ -156,3 +143,31 @@ class Observation:
                 {"messaging.message.id": str(envelope.id), "messaging.destination.name": envelope.stream},
                 error,
             )
+
+
+class Consuming:
+    """One message while it is handled, or called for; a class, because this is on the path of every message."""
+
+    __slots__ = ("_begun", "_consumed", "_context", "_envelope", "_start", "_verb")
+
+    def __init__(
+        self,
+        consumed: Callable[[str, Envelope, Context, int, int, str | None], None],
+        verb: str,
+        delivery: Delivery,
+        context: Context,
+    ) -> None:
+        self._consumed = consumed
+        self._verb = verb
+        self._envelope = delivery.envelope
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._start, self._begun = time.time_ns(), time.perf_counter_ns()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        spent = time.perf_counter_ns() - self._begun
+        failed = type(error.__cause__ or error).__qualname__ if isinstance(error, Exception) else None
+        self._consumed(self._verb, self._envelope, self._context, self._start, spent, failed)

@@ -11,7 +11,6 @@ relays at once (one was stopped): each publishes every key in order, so first ar
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
 import structlog
 
 from covey.database.errors import translated
@@ -196,7 +196,7 @@ def _envelope(row: Any, service: str) -> Envelope:
         key=row[5],
         source=service,
         time=row[6],
-        headers=json.loads(row[7]),
+        headers=orjson.loads(row[7]),
         body=row[8],
     )
 
