@@ -19,7 +19,10 @@
     │   ├── Contention           a deadlock or a lock held by another transaction; try at once
     │   ├── PoolExhausted        no connection became free within the budget
     │   ├── BrokerUnavailable    the broker refused, vanished or timed out: the outcome is unknown
+    │   ├── ValkeyUnavailable    Valkey refused, vanished or timed out: the outcome is unknown
     │   ├── DependencyUnavailable  another service or a provider did not answer: the outcome is unknown
+    │   ├── CircuitOpen          whom one would ask has failed too often of late [resilience.circuit_breaker]
+    │   ├── BulkheadFull         as many calls as may be are under way [resilience.bulkhead]
     │   ├── DeadlineExceeded     the time given for this work is over (HTTP 504)
     │   ├── NotHere              another replica can handle this message, this one cannot [messaging.failure]
     │   │   └── DefinitionUnknown  it does not have the saga's definition [saga.engine]
@@ -30,6 +33,7 @@
         ├── DefinitionError      a saga, router or message was declared wrongly
         ├── QueryFailed          PostgreSQL refused a statement
         │   └── TransactionAborted   an earlier statement had failed, and its error was caught
+        ├── ValkeyRefused        Valkey refused a command
         ├── StateLost            the state folder of a system was removed while it was up [local.state]
         ├── Unsendable           an answer that no server would send [http.sendable]
         ├── HistoryLost          the broker no longer holds messages that we have not read
@@ -127,6 +131,10 @@ class BrokerUnavailable(Unavailable):
     """The broker did not confirm. What was being published may or may not be stored."""
 
 
+class ValkeyUnavailable(Unavailable):
+    """Valkey refused the connection, vanished, cannot now, or did not answer. What was asked may have happened."""
+
+
 class DependencyUnavailable(Unavailable):
     """Another service or a provider did not answer. What was asked may or may not have happened."""
 
@@ -155,6 +163,14 @@ class QueryFailed(Defect):
 
 class TransactionAborted(QueryFailed):
     """A statement came after one that had failed in the same transaction, so whoever ran this one is not to blame."""
+
+
+class ValkeyRefused(Defect):
+    """Valkey refused a command: a wrong one, or one that does not fit what a key holds. `code` is its first word."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class HistoryLost(Defect):

@@ -231,8 +231,11 @@ def service_of(package: str) -> Service[Any]:
 
 
 def _log_failure(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-    """Log what ends the service, while there is a log; a CoveyError says enough in one line."""
-    if isinstance(error, (Exception, BaseExceptionGroup)) and not isinstance(error, CoveyError):
+    """Log what ends the service, while there is a log; a CoveyError says enough in one line, alone in a group too."""
+    first = error
+    while isinstance(first, BaseExceptionGroup) and len(first.exceptions) == 1:
+        first = first.exceptions[0]
+    if isinstance(first, (Exception, BaseExceptionGroup)) and not isinstance(first, CoveyError):
         log.critical("service_failed", exc_info=error)
 
 

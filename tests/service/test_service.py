@@ -256,6 +256,7 @@ class TestAProcess:
         assert status == 1
         assert f"cannot listen on 127.0.0.1:{port}" in error
         assert "Traceback" not in error
+        assert "service_failed" not in shop.log
         await _no_session_is_left(database_url)
 
     async def test_starts_while_its_broker_is_away(self, database_url: str, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What keeps one part's trouble from becoming everybody's: limits, budgets, breakers."""
