@@ -65,6 +65,14 @@ async def test_a_system_comes_up_with_engines_databases_migrations_and_services(
         assert status.supervisor == os.getpid()
 
 
+async def test_only_services_interrupt_who_runs(system_root: Path) -> None:
+    async with up(system_root, UpOptions()) as system:
+        policies = {name: os.sched_getscheduler(unit.pid or 0) for name, unit in system.units.items()}
+
+    patient = {name for name, policy in policies.items() if policy == os.SCHED_BATCH}
+    assert patient == {"postgres", "nats", "valkey", "helper"}
+
+
 async def test_stopping_drains_services_first_and_leaves_nothing(system_root: Path, given: Mapping[str, str]) -> None:
     async with up(system_root, UpOptions(environment=given)):
         records = read_records(records_of(system_root / ".covey"))

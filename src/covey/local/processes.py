@@ -110,7 +110,8 @@ def spawn(launch: Launch, records: Path, log: Path) -> Process:
     """Start a process whose output is appended to `log`; it is on record before it runs its command."""
     record = records / f"{launch.name}.json"
     note = {"name": launch.name, "rank": launch.rank, "stop": int(launch.stop), "home": identity_of(records)}
-    plan = {"record": str(record), "note": note, "parent": os.getpid(), "identity": launch.identity}
+    plan: dict[str, object] = {"record": str(record), "note": note, "parent": os.getpid(), "identity": launch.identity}
+    plan["patient"] = launch.rank != SERVICE_RANK
     _rotate(log)
     with log.open("ab") as output:
         child = subprocess.Popen(
