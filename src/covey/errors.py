@@ -168,7 +168,7 @@ class TransactionAborted(QueryFailed):
 class ValkeyRefused(Defect):
     """Valkey refused a command: a wrong one, or one that does not fit what a key holds. `code` is its first word."""
 
-    def __init__(self, message: str, code: str) -> None:
+    def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
 

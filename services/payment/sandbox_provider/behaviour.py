@@ -10,7 +10,7 @@
     tok_down_3                  the first three calls to authorize find the provider down (503)
     tok_down_capture_3          the first three calls to capture do
 
-Any other token stands for nothing that could be charged: the authorization is declined.
+Any other token behaves as tok_ok.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class Script:
     calls: int | None = None
 
 
-_SCRIPTS: dict[str, Script | None] = {
-    "tok_ok": None,
+_SCRIPTS = {
     "tok_declined": Script(Operation.AUTHORIZE, Mode.DECLINE),
     "tok_capture_declined": Script(Operation.CAPTURE, Mode.DECLINE),
     "tok_slow": Script(Operation.AUTHORIZE, Mode.SLOW, 1),
@@ -51,7 +50,6 @@ _SCRIPTS: dict[str, Script | None] = {
     "tok_timeout_after_charge": Script(Operation.AUTHORIZE, Mode.SILENT),
     "tok_timeout_after_capture": Script(Operation.CAPTURE, Mode.SILENT, 1),
 }
-_UNKNOWN = Script(Operation.AUTHORIZE, Mode.DECLINE)
 _DOWN = re.compile(r"tok_down_(capture_)?([0-9]{1,3})")
 
 
@@ -60,7 +58,7 @@ def script_of(token: str) -> Script | None:
     down = _DOWN.fullmatch(token)
     if down:
         return Script(Operation.CAPTURE if down[1] else Operation.AUTHORIZE, Mode.DOWN, int(down[2]))
-    return _SCRIPTS.get(token, _UNKNOWN)
+    return _SCRIPTS.get(token)
 
 
 @dataclass(slots=True)
