@@ -87,6 +87,14 @@ async def test_while_the_server_is_away_calls_fail_at_once_and_later_succeed_aga
         assert await valkey.call("PING") == b"PONG"
 
 
+async def test_a_server_that_never_answers_says_so(covey_engines: Engines) -> None:
+    async with Cable.to(covey_engines.valkey_url) as cable:
+        cable.freeze()
+        async with Valkey.open(cable.url, QUICK) as valkey:
+            with pytest.raises(ValkeyUnavailable, match="no answer in time"):
+                valkey.call("PING")
+
+
 async def test_a_server_that_is_away_at_the_start_keeps_nobody_from_beginning(covey_engines: Engines) -> None:
     async with Cable.to(covey_engines.valkey_url) as cable:
         cable.cut()

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import hiredis
 
@@ -35,16 +34,14 @@ _UNKNOWN = "what was asked may or may not have happened"
 class Connection(asyncio.Protocol):
     """Connected until `lost` is set, and then never again. `problem` says why it was lost.
 
-    It is lost, too, when commands wait and nothing has come for `answer_seconds`. `on_push` is given what the server
-    sends unasked.
+    It is lost, too, when commands wait and nothing has come for `answer_seconds`.
     """
 
-    def __init__(self, address: Address, answer_seconds: float, on_push: Callable[[Any], None] | None = None) -> None:
+    def __init__(self, address: Address, answer_seconds: float) -> None:
         self.lost = asyncio.Event()
         self.problem = ""
         self._address = address
         self._answer_seconds = answer_seconds
-        self._on_push = on_push
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
@@ -54,14 +51,12 @@ class Connection(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
 
     @classmethod
-    async def open(
-        cls, address: Address, name: str, seconds: float, on_push: Callable[[Any], None] | None = None
-    ) -> Self:
+    async def open(cls, address: Address, name: str, seconds: float) -> Self:
         """Connect and enter, within `seconds`, which is also how long an answer may take afterwards.
 
         Raises ValkeyUnavailable, and ConfigurationError when the server lets nobody in under this name and password.
         """
-        connection = cls(address, seconds, on_push)
+        connection = cls(address, seconds)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(seconds):
@@ -72,7 +67,7 @@ class Connection(asyncio.Protocol):
                 await connection._enter(name)
         except (OSError, TimeoutError) as error:
             connection.close()
-            raise ValkeyUnavailable(f"Valkey at {address}: {error or 'no answer in time'}") from error
+            raise ValkeyUnavailable(f"Valkey at {address}: {str(error) or 'no answer in time'}") from error
         except BaseException:
             connection.close()
             raise
@@ -131,10 +126,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; asyncio calls this."""
-        assert isinstance(transport, asyncio.Transport), "a stream is what was asked for"
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         if self.lost.is_set():
-            transport.abort()
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; asyncio calls this."""
@@ -153,9 +147,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, reply: Any) -> None:
         if isinstance(reply, hiredis.PushNotification):
-            if self._on_push is not None:
-                self._on_push(list(reply))
-            return
+            return  # nobody here has asked for any
         if not self._waiting:
             self.lose("an answer came to nothing that was asked")
             return
@@ -168,7 +160,7 @@ class Connection(asyncio.Protocol):
             answer.set_result(reply)
 
     def _flush(self) -> None:
-        if self._outgoing and self._transport is not None:
+        if self._outgoing and self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(self._outgoing))
             self._outgoing.clear()
 
