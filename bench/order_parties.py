@@ -21,7 +21,8 @@ import orjson
 
 from bench.party import Deed, play
 from covey.ids import new_id
-from shop.client import ShopClient, order_of
+from covey.security.principal import DevelopmentTokens
+from shop.client import Mint, ShopClient, order_of
 from shop.seed import known_to_notification, known_to_order
 
 PRODUCTS, USERS, PIECES = 24, 100, 100_000_000
@@ -46,8 +47,9 @@ class Busy(Exception):
 class Customers:
     """Each of them orders, waits until the order is shipped and the mail is sent, and orders again."""
 
-    def __init__(self, url: str, database: asyncpg.Connection) -> None:
+    def __init__(self, url: str, mint: Mint, database: asyncpg.Connection) -> None:
         parts = urlsplit(url)
+        self._mint = mint
         self._host, self._port = str(parts.hostname), int(parts.port or 80)
         self._database = database
         self._chance = random.Random(7)
@@ -63,7 +65,7 @@ class Customers:
 
     async def prepare(self, urls: dict[str, str], databases: dict[str, str]) -> list[str]:
         """Sell products and open accounts that want mail; wait until others know of them, and return the users."""
-        async with ShopClient.open(urls) as client:
+        async with ShopClient.open(urls, self._mint) as client:
             self._products = [await client.sell(f"Thing {number}", 100 + 50 * number) for number in range(PRODUCTS)]
             for product in self._products:
                 await client.deliver(product, PIECES)
@@ -103,11 +105,13 @@ class Customers:
         return {"seconds": time.monotonic() - begun, "ms": ms}
 
     async def _read_again(self, url: str, paths: list[str], until: float, ms: list[float]) -> None:
-        parts = urlsplit(url)
+        parts, token = urlsplit(url), self._mint("staff:bench", "staff")
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         for path in itertools.cycle(paths):
             begun = time.monotonic()
-            await _answer(reader, writer, f"GET /api/v1{path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode(), "200")
+            head = f"Host: {parts.netloc}\r\nAuthorization: Bearer {token}"
+            request = f"GET /api/v1{path} HTTP/1.1\r\n{head}\r\n\r\n"
+            await _answer(reader, writer, request.encode(), "200")
             ms.append((time.monotonic() - begun) * 1e3)
             if time.monotonic() > until:
                 break
@@ -148,9 +152,11 @@ class Customers:
     def _request(self) -> bytes:
         chosen = self._chance.sample(self._products, self._chance.randint(1, 3))
         lines = {product: self._chance.randint(1, 3) for product in chosen}
-        body = orjson.dumps(order_of(lines, "tok_ok", self._chance.choice(self._users)))
+        user_id = self._chance.choice(self._users)
+        body = orjson.dumps(order_of(lines, "tok_ok", user_id))
         head = (
             f"POST /api/v1/orders HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {self._mint(f'user:{user_id}')}\r\n"
             f"Idempotency-Key: {new_id()}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -178,9 +184,9 @@ async def _answer(
 
 @asynccontextmanager
 async def customers(settings: dict[str, Any]) -> AsyncIterator[Mapping[str, Deed]]:
-    """Be all customers. Settings: `url` and `database_url` of order."""
+    """Be all customers. Settings: `url` and `database_url` of order, and the shop's `development_key`."""
     database = await asyncpg.connect(settings["database_url"], server_settings=SETTINGS)
-    all_of_them = Customers(settings["url"], database)
+    all_of_them = Customers(settings["url"], DevelopmentTokens(settings["development_key"]).mint, database)
     yield {
         "prepare": all_of_them.prepare,
         "start": all_of_them.start,

@@ -67,6 +67,7 @@ async def _round(laboratory: Laboratory, subject: Topology, taken: Taken) -> Non
         taken.idle_cpu.append(spent / IDLE_SECONDS * 1e3)
         taken.idle_mb.append(pss_mb(service_pids(system)))
         settings = {"url": system.url("order"), "database_url": system.database_url("order")}
+        settings["development_key"] = system.development_key
         async with running("order_parties", "customers", laboratory.log, None, **settings) as customers:
             await customers.ask("prepare", **addresses(system))
             await _loaded(system, customers, {"customers": customers.process.pid} | laboratory.pids, taken)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import aiohttp
@@ -16,6 +16,19 @@ from covey.ids import new_id
 from shop.waiting import until
 
 SETTLING_SECONDS = 60.0
+
+
+class Mint(Protocol):
+    """Makes tokens: `RunningSystem.token` does."""
+
+    def __call__(self, subject: str, *roles: str) -> str:
+        """Return a token with which the services know a subject of these roles."""
+        ...
+
+
+def bearing(token: str) -> dict[str, str]:
+    """Return the header of a request that says who makes it."""
+    return {"Authorization": f"Bearer {token}"}
 
 
 class Unexpected(CoveyError):
@@ -44,27 +57,32 @@ def order_of(lines: Mapping[UUID, int], token: str = "tok_ok", user_id: UUID | N
 
 
 class ShopClient:
-    """Talks to the services at these URLs. Open it with `async with ShopClient.open(urls) as client`."""
+    """Talks to the services at these URLs: orders for the customer whose order it is, all else for the staff.
 
-    def __init__(self, http: aiohttp.ClientSession, urls: Mapping[str, str]) -> None:
+    Open it with `async with ShopClient.open(urls, system.token) as client`.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, urls: Mapping[str, str], mint: Mint) -> None:
         self._http = http
         self._urls = urls
+        self._mint = mint
+        self._staff = mint("staff:shop", "staff")
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, urls: Mapping[str, str]) -> AsyncIterator[ShopClient]:
+    async def open(cls, urls: Mapping[str, str], mint: Mint) -> AsyncIterator[ShopClient]:
         """Connect when first used. `urls` has one for each service that is asked."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
-            yield cls(http, urls)
+            yield cls(http, urls, mint)
 
     async def products(self) -> dict[str, UUID]:
         """Return the ids of all products by name."""
         found: dict[str, UUID] = {}
-        after = ""
-        while after is not None:
-            page = await self.get("inventory", f"/products?limit=200{after and f'&after={after}'}")
+        cursor = ""
+        while cursor is not None:
+            page = await self.get("inventory", f"/products?limit=200{cursor and f'&cursor={cursor}'}")
             found |= {product["name"]: UUID(product["id"]) for product in page["products"]}
-            after = page["next"]
+            cursor = page["next"]
         return found
 
     async def sell(self, name: str, amount: int, currency: str = "EUR") -> UUID:
@@ -80,8 +98,8 @@ class ShopClient:
         """Sell a product at another price, in minor units, from now on."""
         product = await self.get("inventory", f"/products/{product_id}")
         price = {"amount": amount, "currency": product["price"]["currency"]}
-        body = {"name": product["name"], "price": price, "version": product["version"]}
-        await self._asked(self._http.put(f"{self._urls['inventory']}/api/v1/products/{product_id}", json=body))
+        body, headers = {"name": product["name"], "price": price}, {"If-Match": f'"{product["version"]}"'}
+        await self._asked("PUT", "inventory", f"/products/{product_id}", json=body, headers=headers)
 
     async def register(self, mailbox: str = "ada", *, wants_mail: bool = True, key: str | None = None) -> UUID:
         """Open an account for somebody new and return its id. The first part of the address is the mailbox.
@@ -95,12 +113,13 @@ class ShopClient:
 
     async def close_account(self, user_id: UUID) -> None:
         """Close an account: what is personal of it is erased everywhere."""
-        await self._asked(self._http.delete(f"{self._urls['user']}/api/v1/users/{user_id}"))
+        await self._asked("DELETE", "user", f"/users/{user_id}")
 
     async def place(self, order: Mapping[str, Any], key: str | None = None) -> Placed:
         """Place an order. Under the same key again it is the same order. Raises Unexpected when it is not accepted."""
         began = time.perf_counter()
-        placed = await self.post("order", "/orders", order, key)
+        customer = self._mint(f"user:{order['user_id']}")
+        placed = await self.post("order", "/orders", order, key, customer)
         return Placed(id=UUID(placed["id"]), seconds=time.perf_counter() - began)
 
     async def cancel(self, order_id: UUID, reason: str) -> None:
@@ -159,16 +178,20 @@ class ShopClient:
 
     async def get(self, service: str, path: str) -> Any:
         """GET from a service and return the answer. Raises Unexpected when it is no success, DependencyUnavailable."""
-        return await self._asked(self._http.get(f"{self._urls[service]}/api/v1{path}"))
+        return await self._asked("GET", service, path)
 
-    async def post(self, service: str, path: str, body: Any = None, key: str | None = None) -> Any:
-        """POST to a service and return the answer. Raises as `get` does."""
+    async def post(
+        self, service: str, path: str, body: Any = None, key: str | None = None, token: str | None = None
+    ) -> Any:
+        """POST to a service, as the staff or whose token it is, and return the answer. Raises as `get` does."""
         headers = {"Idempotency-Key": key} if key else {}
-        return await self._asked(self._http.post(f"{self._urls[service]}/api/v1{path}", json=body, headers=headers))
+        return await self._asked("POST", service, path, token, json=body, headers=headers)
 
-    async def _asked(self, request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> Any:
+    async def _asked(self, method: str, service: str, path: str, token: str | None = None, **request: Any) -> Any:
+        url, headers = f"{self._urls[service]}/api/v1{path}", bearing(token or self._staff)
+        request["headers"] = {**headers, **request.get("headers", {})}
         try:
-            async with request as response:
+            async with self._http.request(method, url, **request) as response:
                 if response.status >= 300:
                     raise Unexpected(response.status, await response.text())
                 return await response.json() if response.status != 204 else None

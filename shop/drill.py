@@ -132,7 +132,7 @@ async def drilled(system: RunningSystem) -> AsyncIterator[ShopDrill]:
             # No limit to connections: whom a replica keeps waiting must not keep others from asking.
             connector, limit = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=ATTEMPT_SECONDS)
             session = aiohttp.ClientSession(connector=connector, timeout=limit)
-            clients.append(ShopClient(await stack.enter_async_context(session), urls))
+            clients.append(ShopClient(await stack.enter_async_context(session), urls, system.token))
         limit = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=limit))
         yield ShopDrill(clients, http, sources)

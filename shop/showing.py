@@ -36,7 +36,8 @@ async def shown_shop(terminal: Terminal, state: Path | None = None) -> AsyncIter
     try:
         async with running_system(ROOT, UpOptions(state=state, announce=announce)) as system:
             terminal.result(f"{', '.join(system.units)} are up after {time.perf_counter() - began:.1f} s", good=True)
-            async with ShopClient.open({service: system.url(service) for service in SERVICES}) as client:
+            urls = {service: system.url(service) for service in SERVICES}
+            async with ShopClient.open(urls, system.token) as client:
                 try:
                     yield system, client
                 finally:

@@ -6,12 +6,17 @@
     │   │   ├── Unreadable       what was sent cannot even be parsed (HTTP 400)
     │   │   └── KeyReused        the idempotency key belongs to another request [http.idempotency]
     │   ├── Unauthenticated      nobody we know (HTTP 401)
+    │   │   └── InvalidToken     a token that says nothing of who brings it [security.principal]
     │   ├── Forbidden            known, but not allowed (HTTP 403)
     │   ├── NotFound             no such thing (HTTP 404)
     │   ├── Conflict             it contradicts the present state (HTTP 409)
     │   │   ├── ConstraintViolated   a constraint of the database forbids it
     │   │   ├── InProgress       a request with this idempotency key is being handled [work.idempotency]
     │   │   └── AlreadyRunning   another process runs this system [local.state]
+    │   ├── NotAcceptable        it cannot be shown in a form that the caller takes (HTTP 406) [http.versioning]
+    │   ├── PreconditionFailed   it has changed since it was read (HTTP 412) [http.conditional]
+    │   ├── PreconditionRequired it is to be said which state is changed (HTTP 428) [http.conditional]
+    │   ├── RateLimited          the caller has asked too often (HTTP 429) [http.limits]
     │   ├── TooLarge             over a stated limit (HTTP 413)
     │   └── TooSlow              the body did not arrive in time (HTTP 408) [http.body]
     ├── Unavailable              nobody's fault that a retry could not cure (HTTP 503)
@@ -21,6 +26,7 @@
     │   ├── BrokerUnavailable    the broker refused, vanished or timed out: the outcome is unknown
     │   ├── ValkeyUnavailable    Valkey refused, vanished or timed out: the outcome is unknown
     │   ├── DependencyUnavailable  another service or a provider did not answer: the outcome is unknown
+    │   ├── Overloaded           as much is under way as can be done in time [resilience.load_shedding]
     │   ├── CircuitOpen          whom one would ask has failed too often of late [resilience.circuit_breaker]
     │   ├── BulkheadFull         as many calls as may be are under way [resilience.bulkhead]
     │   ├── DeadlineExceeded     the time given for this work is over (HTTP 504)

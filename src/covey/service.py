@@ -36,6 +36,8 @@ from covey.garbage import spare_what_is_there
 from covey.http.application import application
 from covey.http.edge import HttpOptions
 from covey.http.head import BoundedHead
+from covey.http.limits import Limits
+from covey.http.versioning import Deprecated
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
 from covey.messaging.options import MessagingOptions
@@ -45,10 +47,12 @@ from covey.saga.definition import Definition
 from covey.saga.engine import SagaEngine
 from covey.saga.journal import SAGAS
 from covey.saga.timers import SagaTimers
+from covey.security.principal import DevelopmentTokens, Nobody, Verifier
 from covey.settings import ServiceSettings, load
 from covey.telemetry.health import Readiness
 from covey.telemetry.redaction import redact_text, text_of
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
+from covey.valkey.client import Valkey, ValkeyOptions
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -59,7 +63,9 @@ log = structlog.get_logger("covey.service")
 class Parts:
     """What a service is made of: FastAPI routers, message routers, sagas, and what its routes find in `app.state`.
 
-    `limits` says what a request may be, `messaging` how messages are handled.
+    `limits` says what a request may be, `messaging` how messages are handled, `deprecated` which versions of its API
+    will end. `verifier` knows who makes a request: by default by the development tokens of its system, and where there
+    is no key for those, nobody is known, so that only public routes answer.
     """
 
     http: Sequence[APIRouter] = ()
@@ -68,6 +74,8 @@ class Parts:
     state: dict[str, object] = field(default_factory=dict)
     messaging: MessagingOptions = field(default_factory=MessagingOptions)
     limits: HttpOptions = field(default_factory=HttpOptions)
+    deprecated: Mapping[int, Deprecated] = field(default_factory=dict)
+    verifier: Verifier | None = None
 
 
 Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
@@ -141,6 +149,7 @@ class Service(Generic[S]):
             database = await stack.enter_async_context(Database.open(settings.database_url, _pool(self.name, settings)))
             if broker is None:
                 broker = await stack.enter_async_context(_nats(settings))
+            valkey = await _valkey(self.name, settings, stack)
             parts = await stack.enter_async_context(self.composed(settings))
             engine = SagaEngine(self.name, parts.sagas, telemetry)
             messaging = Messaging(
@@ -158,6 +167,9 @@ class Service(Generic[S]):
                 readiness,
                 transactions=messaging.transactions,
                 state=parts.state,
+                deprecated=parts.deprecated,
+                verifier=parts.verifier or _verifier(settings),
+                limits=Limits(valkey, settings.system, self.name),
                 options=parts.limits,
                 version=self.version,
             )
@@ -256,6 +268,10 @@ class _Server(uvicorn.Server):
             ) from None
 
 
+def _verifier(settings: ServiceSettings) -> Verifier:
+    return Nobody() if settings.development_key is None else DevelopmentTokens(settings.development_key)
+
+
 def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -291,6 +307,14 @@ async def _nats(settings: ServiceSettings) -> AsyncIterator[Broker]:
     finally:
         with suppress(CoveyError):
             await broker.close()
+
+
+async def _valkey(service: str, settings: ServiceSettings, stack: AsyncExitStack) -> Valkey | None:
+    """Connect to Valkey, if the service has one. One that is away keeps no service from starting."""
+    if settings.valkey_url is None:
+        return None
+    options = ValkeyOptions(name=f"{service}-{settings.replica}")
+    return await stack.enter_async_context(Valkey.open(settings.valkey_url, options))
 
 
 def _readiness(database: Database, messaging: Messaging) -> Readiness:

@@ -56,6 +56,9 @@ class ServiceSettings(BaseSettings):
     system: str = Field(default="covey", validation_alias=AliasChoices("COVEY_SYSTEM", "system"))
     replica: str = Field(default="1", validation_alias=AliasChoices("COVEY_REPLICA", "replica"))
     covey_service: str | None = Field(default=None, description="what covey.toml calls this service, if it has one")
+    development_key: str | None = Field(
+        default=None, min_length=16, repr=False, description="verifies development tokens; without it none is valid"
+    )
     log_level: str = "INFO"
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_headers: Annotated[dict[str, str], NoDecode] = Field(

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from covey.clock import SystemClock
 from covey.local.program import unanswered
+from covey.testing.tokens import KEY, token
 from shop.books import SERVICES, Sources
 from shop.client import ShopClient
 from shop.seed import known_to_order
@@ -64,7 +65,7 @@ async def open_shop(floor: Floor, name: str, replicas: int = 1) -> AsyncIterator
     try:
         await asyncio.gather(*(replica.start() for replica in everyone))
         urls = {service: of_service[0].url for service, of_service in members.items()}
-        async with ShopClient.open(urls) as client:
+        async with ShopClient.open(urls, token) as client:
             product, scarce = await client.sell("mug", 1_250), await client.sell("teapot", 4_900)
             await client.deliver(product, PIECES)
             await known_to_order(databases["order"], {product, scarce})
@@ -96,6 +97,7 @@ async def _replica(floor: Floor, name: str, service: str, number: int, told: Map
         "HOST": "127.0.0.1",
         "PORT": str(floor.port()),
         "NATS_URL": floor.engines["nats"].url,
+        "DEVELOPMENT_KEY": KEY,
         "LOG_LEVEL": "INFO",
         **told,
     }

@@ -38,7 +38,7 @@ def users() -> APIRouter:
     inner = APIRouter(prefix="/users")
 
     @inner.get("/{user_id}")
-    async def get(user_id: str) -> str:
+    async def get(user_id: str, token: str = "") -> str:
         return user_id
 
     @inner.get("/{user_id}/orders/{order_id:path}")

@@ -16,7 +16,7 @@ from covey import context
 from covey.database.pool import Database
 from covey.errors import Conflict, Unauthenticated
 from covey.http.application import Application
-from covey.http.idempotency import IdempotentRoute
+from covey.http.idempotency import IdempotentRoute, KeyRequiredRoute
 from covey.http.transaction import Transaction
 from covey.ids import new_id
 from covey.testing.asgi import Answer, ask
@@ -340,6 +340,27 @@ async def test_a_route_without_a_transaction_is_left_alone(app: Application) -> 
     answers = [await ask(app, "POST", "/api/v1/search", headers={"Idempotency-Key": "k"}, body=body) for _ in range(2)]
 
     assert answers[0].body != answers[1].body
+
+
+async def test_a_route_may_require_a_key(make: Make, database: Database) -> None:
+    api = APIRouter(route_class=KeyRequiredRoute)
+
+    @api.post("/refunds")
+    async def refund(work: Transaction) -> str:
+        return str(new_id())
+
+    @api.get("/refunds")
+    async def refunds(work: Transaction) -> str:
+        return "read"
+
+    app = make(api, transactions=Transactions(database, "test"))
+    refused = await ask(app, "POST", "/refunds")
+
+    assert (refused.status, "Idempotency-Key" in refused.json()["detail"]) == (400, True)
+    assert (await ask(app, "POST", "/refunds", headers={"Idempotency-Key": "1"})).status == 200
+    assert (await ask(app, "GET", "/refunds")).status == 200
+    (parameter,) = app.api.openapi()["paths"]["/refunds"]["post"]["parameters"]
+    assert (parameter["name"], parameter["required"]) == ("Idempotency-Key", True)
 
 
 async def test_patch_is_covered_too(app: Application, database: Database) -> None:

@@ -88,6 +88,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 import structlog
 from fastapi import APIRouter
+from covey.http.access import public
 from covey.service import Parts, Service
 from covey.settings import ServiceSettings
 
@@ -99,6 +100,7 @@ async def compose(settings):
     api = APIRouter()
 
     @api.get("/told")
+    @public
     async def told() -> dict[str, str | int]:
         structlog.get_logger("own").info("asked", by="structlog")
         await asyncio.to_thread(logging.getLogger("own").info, "asked")
@@ -183,7 +185,7 @@ class Keeper:
 
 @asynccontextmanager
 async def keeping(system: RunningSystem) -> AsyncIterator[Keeper]:
-    async with ShopClient.open({service: system.url(service) for service in SERVICES}) as client:
+    async with ShopClient.open({service: system.url(service) for service in SERVICES}, system.token) as client:
         yield Keeper(system, client)
 
 

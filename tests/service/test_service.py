@@ -32,12 +32,14 @@ from covey.testing.eventually import eventually
 PROGRAM = """
 import asyncio
 from fastapi import APIRouter
+from covey.http.access import public
 from covey.http.transaction import Transaction
 from covey.service import Parts, Service
 
 api = APIRouter()
 
 @api.get("/slow")
+@public
 async def slow(work: Transaction) -> dict[str, int]:
     await work.execute("SELECT pg_sleep(0.3)")
     return {"one": 1}

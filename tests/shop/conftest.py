@@ -27,6 +27,7 @@ from shipping_service.main import ShippingSettings
 from covey.messaging.brokers.memory import MemoryBroker, MemoryLogs
 from covey.settings import ServiceSettings
 from covey.testing.serving import serving
+from covey.testing.tokens import KEY, token
 from shop.books import SERVICES, Sources
 from shop.client import ShopClient, order_of
 from shop.seed import known_to_notification, known_to_order
@@ -103,6 +104,7 @@ async def shop(sources: Sources, smtp_url: str) -> AsyncIterator[Shop]:
                 PaymentSettings(
                     database_url=databases["payment"],
                     nats_url="nats://unused",
+                    development_key=KEY,
                     provider_url=sources.provider,
                     provider_timeout=timedelta(seconds=0.5),
                 ),
@@ -112,6 +114,7 @@ async def shop(sources: Sources, smtp_url: str) -> AsyncIterator[Shop]:
                 ShippingSettings(
                     database_url=databases["shipping"],
                     nats_url="nats://unused",
+                    development_key=KEY,
                     carrier_url=sources.carrier,
                     carrier_timeout=timedelta(seconds=0.5),
                 ),
@@ -122,6 +125,7 @@ async def shop(sources: Sources, smtp_url: str) -> AsyncIterator[Shop]:
                 NotificationSettings(
                     database_url=databases["notification"],
                     nats_url="nats://unused",
+                    development_key=KEY,
                     smtp_url=smtp_url,
                     smtp_timeout=timedelta(seconds=0.5),
                     address_patience=timedelta(seconds=0.5),
@@ -133,7 +137,7 @@ async def shop(sources: Sources, smtp_url: str) -> AsyncIterator[Shop]:
         for service, app in apps.items():
             running = await stack.enter_async_context(app)
             urls[service] = await stack.enter_async_context(serving(running.app))
-        yield Shop(sources=sources, client=await stack.enter_async_context(ShopClient.open(urls)))
+        yield Shop(sources=sources, client=await stack.enter_async_context(ShopClient.open(urls, token)))
 
 
 async def _tell(url: str, order: dict[str, object]) -> None:
@@ -142,4 +146,4 @@ async def _tell(url: str, order: dict[str, object]) -> None:
 
 
 def _settings(database_url: str) -> ServiceSettings:
-    return ServiceSettings(database_url=database_url, nats_url="nats://unused")
+    return ServiceSettings(database_url=database_url, nats_url="nats://unused", development_key=KEY)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import NewType, assert_never
 from uuid import UUID
 
-from covey.errors import Conflict, Invalid
+from covey.errors import Invalid
 
 ProductId = NewType("ProductId", UUID)
 OrderId = NewType("OrderId", UUID)
@@ -52,10 +52,8 @@ class Product:
         if not self.name.strip() or len(self.name) > MAX_NAME_LENGTH:
             raise Invalid(f"a product's name has 1 to {MAX_NAME_LENGTH} characters and is not blank")
 
-    def changed(self, name: str, price: Money, seen: int) -> Product:
-        """Return the next version. `seen` is the version that the caller has read; Conflict if it is an old one."""
-        if seen != self.version:
-            raise Conflict(f"the product has changed: version {seen} was read, and it is at version {self.version}")
+    def changed(self, name: str, price: Money) -> Product:
+        """Return the next version."""
         return replace(self, name=name, price=price, version=self.version + 1)
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from covey.database import pagination
+from covey.database.pagination import MOST
 from covey.errors import NotFound
+from covey.http.access import public, requires
+from covey.http.conditional import IfMatch, require_match, tag
 from covey.http.idempotency import IdempotentRoute
+from covey.http.lists import Cursor, Limit
+from covey.http.shedding import priority
 from covey.http.transaction import Transaction
 from covey.ids import new_id
+from covey.resilience.load_shedding import Priority
 from inventory_service import storage
 from inventory_service.domain import (
     MAX_NAME_LENGTH,
@@ -29,6 +36,8 @@ from inventory_service.messages import ProductChanged
 api = APIRouter(prefix="/api/v1", tags=["inventory"], route_class=IdempotentRoute)
 
 
+CURRENCY = r"^[A-Z]{3}$"
+
 T = TypeVar("T")
 
 
@@ -40,7 +49,7 @@ class Price(_Request):
     """An amount in minor units (cents) of an ISO 4217 currency."""
 
     amount: int = Field(strict=True, ge=0, le=MAX_PRICE)
-    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    currency: str = Field(pattern=CURRENCY)
 
     def money(self) -> Money:
         """Return it as the domain knows it."""
@@ -52,12 +61,6 @@ class NewProduct(_Request):
 
     name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
     price: Price
-
-
-class ChangedProduct(NewProduct):
-    """A product as it shall be. `version` is the one that the caller has read: 409 when another is current."""
-
-    version: int = Field(strict=True, ge=1)
 
 
 class Delivery(_Request):
@@ -81,48 +84,73 @@ class Announced(BaseModel):
 
 
 class ProductList(BaseModel):
-    """A page of products in order of their ids. `next` is what to pass as `after`; null at the end."""
+    """A page of products. `next` is the cursor of the page after it; null: there is none."""
 
     products: list[Product]
-    next: ProductId | None
+    next: str | None
 
 
 @api.post("/products", status_code=201)
+@requires("staff")
 async def create_product(body: NewProduct, work: Transaction, response: Response) -> Product:
-    """Add a product, without stock, and tell others of it."""
+    """Add a product, without stock, and tell others of it. Its `ETag` is what a change asks for."""
     product = Product(ProductId(new_id()), body.name, body.price.money())
     await storage.add_product(work, product)
     _publish(product, work)
     response.headers["Location"] = f"/api/v1/products/{product.id}"
+    tag(response, product.version)
     return product
 
 
 @api.put("/products/{product_id}")
-async def change_product(product_id: ProductId, body: ChangedProduct, work: Transaction) -> Product:
+@requires("staff")
+async def change_product(
+    product_id: ProductId, body: NewProduct, work: Transaction, response: Response, if_match: IfMatch = None
+) -> Product:
     """Change name and price, and tell others. Orders that were placed keep the price that they were placed at."""
-    found = await storage.product_to_change(work, product_id)
-    product = _exists(found, product_id).changed(body.name, body.price.money(), body.version)
+    found = _exists(await storage.product_to_change(work, product_id), product_id)
+    require_match(if_match, found.version)
+    product = found.changed(body.name, body.price.money())
+    tag(response, product.version)
     await storage.change_product(work, product)
     _publish(product, work)
     return product
 
 
 @api.get("/products/{product_id}")
-async def get_product(product_id: ProductId, work: Transaction) -> Product:
+@public
+@priority(Priority.LOW)
+async def get_product(product_id: ProductId, work: Transaction, response: Response) -> Product:
     """Return a product."""
-    return _exists(await storage.product_by_id(work, product_id), product_id)
+    product = _exists(await storage.product_by_id(work, product_id), product_id)
+    tag(response, product.version)
+    return product
 
 
 @api.get("/products")
+@public
+@priority(Priority.LOW)
 async def list_products(
-    work: Transaction, after: ProductId | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
+    work: Transaction,
+    ids: Annotated[list[ProductId] | None, Query(max_length=MOST)] = None,
+    name: Annotated[str | None, Query(max_length=MAX_NAME_LENGTH)] = None,
+    currency: Annotated[str | None, Query(pattern=CURRENCY)] = None,
+    max_price: Annotated[int | None, Query(ge=0, le=MAX_PRICE)] = None,
+    sort: Literal["id", "-id", "name", "-name", "price", "-price"] = "id",
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> ProductList:
-    """Return products in order of their ids, from the one after `after` on."""
-    products = await storage.products_after(work, after, limit)
-    return ProductList(products=products, next=products[-1].id if len(products) == limit else None)
+    """Return a page of products, or those with these `ids` in their order: then nothing else is looked at."""
+    if ids is not None:
+        return ProductList(products=await storage.products_by_ids(work, ids), next=None)
+    filters = {"name": name, "currency": currency, "max_price": max_price}
+    asked = pagination.Query(sort=sort, filters=filters, cursor=cursor, limit=limit)
+    products, following = await storage.products_page(work, asked)
+    return ProductList(products=products, next=following)
 
 
 @api.post("/products/announcements", status_code=202)
+@requires("staff")
 async def announce_products(body: Announcement, work: Transaction) -> Announced:
     """Publish products again as they are now: a snapshot for a reader that came too late for the events.
 
@@ -135,6 +163,7 @@ async def announce_products(body: Announcement, work: Transaction) -> Announced:
 
 
 @api.post("/products/{product_id}/deliveries", status_code=201)
+@requires("staff")
 async def receive_delivery(product_id: ProductId, body: Delivery, work: Transaction) -> Stock:
     """Book a delivery, and return the stock after it."""
     return _exists(await storage.receive(work, Line(product_id, body.quantity)), product_id)
@@ -147,6 +176,7 @@ async def get_stock(product_id: ProductId, work: Transaction) -> Stock:
 
 
 @api.get("/reservations/{order_id}")
+@requires("staff")
 async def get_reservation(order_id: OrderId, work: Transaction) -> Reservation:
     """Return what is, or was, reserved for an order."""
     reservation = await storage.reservation_of(work, order_id)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from covey.database.pagination import Column, Listing, Query
 from covey.work.unit_of_work import Work
 from inventory_service.domain import (
     Line,
@@ -23,6 +24,17 @@ from inventory_service.domain import (
     ReservationStatus,
     Stock,
 )
+
+_PRODUCT = "SELECT id, name, price_amount, price_currency, version FROM product"
+
+PRODUCTS = Listing(
+    "products",
+    f"{_PRODUCT} WHERE true",
+    key=Column("id", UUID),
+    sorts={"id": (), "name": (Column("name", str),), "price": (Column("price_amount", int),)},
+    filters={"name": "name = {}", "currency": "price_currency = {}", "max_price": "price_amount <= {}"},
+)
+"""Products as customers look for them. The price is in minor units, of whichever currency."""
 
 
 async def add_product(work: Work, product: Product) -> None:
@@ -53,6 +65,17 @@ async def product_by_id(work: Work, product_id: ProductId) -> Product | None:
     """Return a product, or None."""
     row = await work.fetchrow(f"{_PRODUCT} WHERE id = $1", product_id)
     return _product(row) if row else None
+
+
+async def products_page(work: Work, query: Query) -> tuple[list[Product], str | None]:
+    """Return a page of products, and the cursor of the page after it. Raises as `Listing.page` does."""
+    page = await PRODUCTS.page(work, query)
+    return [_product(row) for row in page.rows], page.next
+
+
+async def products_by_ids(work: Work, ids: Sequence[ProductId]) -> list[Product]:
+    """Return those of these products that there are, in this order."""
+    return [_product(row) for row in await PRODUCTS.batch(work, ids)]
 
 
 async def products_after(work: Work, after: ProductId | None, limit: int) -> list[Product]:
@@ -250,7 +273,6 @@ async def _settle(work: Work, order_id: OrderId, status: ReservationStatus, gain
     return settled is not None
 
 
-_PRODUCT = "SELECT id, name, price_amount, price_currency, version FROM product"
 _STOCK = "SELECT product_id, received, free, reserved, sold FROM stock"
 
 

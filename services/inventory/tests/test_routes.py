@@ -24,8 +24,9 @@ async def get(http: aiohttp.ClientSession, path: str) -> tuple[int, Any]:
         return response.status, await response.json(content_type=None)
 
 
-async def put(http: aiohttp.ClientSession, path: str, body: Any) -> tuple[int, Any]:
-    async with http.put(f"/api/v1{path}", json=body) as response:
+async def put(http: aiohttp.ClientSession, path: str, body: Any, version: int | None = None) -> tuple[int, Any]:
+    headers = {} if version is None else {"If-Match": f'"{version}"'}
+    async with http.put(f"/api/v1{path}", json=body, headers=headers) as response:
         return response.status, await response.json(content_type=None)
 
 
@@ -67,11 +68,12 @@ async def test_a_change_takes_the_version_that_was_read(http: aiohttp.ClientSess
     _, product = await post(http, "/products", MUG)
     path = f"/products/{product['id']}"
 
-    status, changed = await put(http, path, {**MUG, "name": "Big mug", "version": 1})
-    late, _ = await put(http, path, {**MUG, "name": "Small mug", "version": 1})
+    status, changed = await put(http, path, {**MUG, "name": "Big mug"}, 1)
+    late, _ = await put(http, path, {**MUG, "name": "Small mug"}, 1)
+    blind, _ = await put(http, path, {**MUG, "name": "Small mug"})
 
     assert (status, changed["version"], changed["name"]) == (200, 2, "Big mug")
-    assert late == 409
+    assert (late, blind) == (412, 428)
     assert (await get(http, path))[1]["name"] == "Big mug"
 
 
@@ -79,7 +81,7 @@ async def test_products_are_listed_page_by_page(http: aiohttp.ClientSession) -> 
     made = [(await post(http, "/products", MUG))[1]["id"] for _ in range(3)]
 
     _, first = await get(http, "/products?limit=2")
-    _, second = await get(http, f"/products?limit=2&after={first['next']}")
+    _, second = await get(http, f"/products?limit=2&cursor={first['next']}")
 
     assert [p["id"] for p in first["products"] + second["products"]] == sorted(made)
     assert second["next"] is None
@@ -89,7 +91,7 @@ async def test_products_can_be_announced_again_page_by_page_as_they_are_now(
     http: aiohttp.ClientSession, transactions: Transactions
 ) -> None:
     made = [(await post(http, "/products", MUG))[1]["id"] for _ in range(3)]
-    await put(http, f"/products/{made[0]}", {**MUG, "name": "Big mug", "version": 1})
+    await put(http, f"/products/{made[0]}", {**MUG, "name": "Big mug"}, 1)
     async with transactions.begin() as work:
         before = await work.fetchval("SELECT max(position) FROM covey.outbox")
 

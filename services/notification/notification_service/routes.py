@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from covey.errors import Invalid, NotFound
+from covey.http.access import Caller, require_owner
 from covey.http.idempotency import IdempotentRoute
 from covey.http.transaction import Transaction
 from notification_service import storage
@@ -38,16 +39,18 @@ class NotificationList(BaseModel):
 
 
 @api.get("/notifications/{notification_id}")
-async def get_notification(notification_id: MailId, work: Transaction) -> NotificationView:
+async def get_notification(notification_id: MailId, caller: Caller, work: Transaction) -> NotificationView:
     """Return a notification."""
     stored = await storage.by_id(work, notification_id)
     if stored is None:
         raise NotFound(f"there is no notification {notification_id}")
+    require_owner(caller, f"user:{stored.mail.user_id}", or_role="staff")
     return _view(stored)
 
 
 @api.get("/notifications")
 async def list_notifications(
+    caller: Caller,
     work: Transaction,
     order_id: OrderId | None = None,
     user_id: UserId | None = None,
@@ -60,6 +63,8 @@ async def list_notifications(
         found = await storage.of_user(work, user_id, limit)
     else:
         raise Invalid("say which: order_id or user_id, one of them")
+    for stored in found:
+        require_owner(caller, f"user:{stored.mail.user_id}", or_role="staff")
     return NotificationList(notifications=[_view(stored) for stored in found])
 
 

@@ -16,6 +16,7 @@ from notification_service.main import NotificationSettings, service
 from covey.database.pool import Database
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.testing.serving import serving
+from covey.testing.tokens import KEY, bearer
 from covey.work.unit_of_work import Transactions
 
 
@@ -68,6 +69,7 @@ def settings(database_url: str, sink: Sink) -> NotificationSettings:
     return NotificationSettings(
         database_url=database_url,
         nats_url="nats://unused",
+        development_key=KEY,
         smtp_url=sink.url,
         smtp_timeout=timedelta(seconds=1),
         address_patience=timedelta(seconds=1),
@@ -80,6 +82,6 @@ async def http(settings: NotificationSettings, memory_broker: MemoryBroker) -> A
     async with (
         service.running(settings, memory_broker) as running,
         serving(running.app) as url,
-        aiohttp.ClientSession(url) as client,
+        aiohttp.ClientSession(url, headers=bearer("staff:test", "staff")) as client,
     ):
         yield client

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from covey.errors import Conflict, NotFound
+from covey.database import pagination
+from covey.errors import Conflict, Invalid, NotFound
+from covey.http.access import Caller, require_owner
 from covey.http.idempotency import IdempotentRoute
+from covey.http.limits import limited
+from covey.http.lists import Cursor, Limit
+from covey.http.shedding import priority
 from covey.http.transaction import Transaction
 from covey.ids import new_id
+from covey.resilience.load_shedding import Priority
 from covey.saga.journal import history
 from order_service import domain, storage
 from order_service.domain import (
@@ -120,6 +127,13 @@ class OrderView(BaseModel):
     returns: list[ReturnView] = []
 
 
+class OrderList(BaseModel):
+    """A page of orders. `next` is the cursor of the page after it; null: there is none."""
+
+    orders: list[OrderView]
+    next: str | None
+
+
 class Happening(BaseModel):
     """Something that happened to an order."""
 
@@ -136,8 +150,11 @@ class History(BaseModel):
 
 
 @api.post("/orders", status_code=201)
-async def create_order(body: NewOrder, work: Transaction, response: Response) -> OrderView:
+@limited("300/minute", but_not="staff")
+@priority(Priority.CRITICAL)
+async def create_order(body: NewOrder, caller: Caller, work: Transaction, response: Response) -> OrderView:
     """Accept an order, pending: it, the saga that fulfils it and the event are committed when this answers."""
+    _require_owner(caller, body.user_id)
     wanted = tuple(Wanted(line.product_id, line.quantity) for line in body.lines)
     catalogue = await storage.products(work, [line.product_id for line in wanted])
     order = domain.place(OrderId(new_id()), body.user_id, wanted, catalogue)
@@ -157,15 +174,33 @@ async def create_order(body: NewOrder, work: Transaction, response: Response) ->
 
 
 @api.get("/orders/{order_id}")
-async def get_order(order_id: OrderId, work: Transaction) -> OrderView:
+async def get_order(order_id: OrderId, caller: Caller, work: Transaction) -> OrderView:
     """Return an order, with what is known of its shipment, and its returns."""
-    return await _whole(work, _exists(await storage.order_by_id(work, order_id), order_id))
+    return await _whole(work, _own(caller, await storage.order_by_id(work, order_id), order_id))
+
+
+@api.get("/orders")
+@limited("300/minute", but_not="staff")
+async def list_orders(
+    caller: Caller,
+    work: Transaction,
+    user_id: UserId | None = None,
+    status: Literal["pending", "confirmed", "rejected", "cancelled"] | None = None,
+    sort: Literal["placed", "-placed"] = "-placed",
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> OrderList:
+    """Return the orders of a user, by default one's own and the newest first, without their shipments and returns."""
+    whose = _whose(caller, user_id)
+    asked = pagination.Query(sort=sort, filters={"user_id": whose, "status": status}, cursor=cursor, limit=limit)
+    found, following = await storage.orders_page(work, asked)
+    return OrderList(orders=[_view(stored) for stored in found], next=following)
 
 
 @api.get("/orders/{order_id}/history")
-async def get_history(order_id: OrderId, work: Transaction) -> History:
+async def get_history(order_id: OrderId, caller: Caller, work: Transaction) -> History:
     """Return what has happened to an order and its returns: their states, and every step of their sagas."""
-    stored = _exists(await storage.order_by_id(work, order_id), order_id)
+    stored = _own(caller, await storage.order_by_id(work, order_id), order_id)
     returns = await storage.returns_of(work, order_id)
     sagas = [stored.saga_id, *(found.one.id for found in returns)]
     steps = [
@@ -178,13 +213,15 @@ async def get_history(order_id: OrderId, work: Transaction) -> History:
 
 
 @api.post("/orders/{order_id}/cancel", status_code=202)
-async def cancel_order(order_id: OrderId, work: Transaction, body: Cancellation | None = None) -> OrderView:
+async def cancel_order(
+    order_id: OrderId, caller: Caller, work: Transaction, body: Cancellation | None = None
+) -> OrderView:
     """Ask for an order to be cancelled. It is, once what was done for it is undone; then its status says so.
 
     409 when it is settled, and when the money is being taken: from there an order is returned, not cancelled.
     """
     reason = (body or Cancellation()).reason
-    stored = _exists(await storage.order_by_id(work, order_id), order_id)
+    stored = _own(caller, await storage.order_by_id(work, order_id), order_id)
     if domain.ask_to_cancel(stored.order, reason) != stored.order:
         # The saga first: its own turns lock the saga, then the order, and we must not do it the other way round.
         stopped = await placing.stop(work, stored.saga_id, reason)
@@ -194,7 +231,7 @@ async def cancel_order(order_id: OrderId, work: Transaction, body: Cancellation 
 
 @api.post("/orders/{order_id}/returns", status_code=202)
 async def return_goods(
-    order_id: OrderId, work: Transaction, response: Response, body: NewReturn | None = None
+    order_id: OrderId, caller: Caller, work: Transaction, response: Response, body: NewReturn | None = None
 ) -> ReturnView:
     """Accept a return: it, its claim on the pieces and the saga that carries it out are committed when this answers.
 
@@ -203,7 +240,7 @@ async def return_goods(
     body = body or NewReturn()
     wanted = [Wanted(line.product_id, line.quantity) for line in body.lines] if body.lines else None
     # Whoever returns something of this order waits here, and then sees what others have claimed.
-    stored = _exists(await storage.order_to_change(work, order_id), order_id)
+    stored = _own(caller, await storage.order_to_change(work, order_id), order_id)
     returns = [found.one for found in await storage.returns_of(work, order_id)]
     one = domain.take_back(stored.order, returns, ReturnId(new_id()), wanted, body.reason)
     requested_at = await storage.add_return(work, order_id, one)
@@ -214,8 +251,9 @@ async def return_goods(
 
 
 @api.get("/orders/{order_id}/returns/{return_id}")
-async def get_return(order_id: OrderId, return_id: ReturnId, work: Transaction) -> ReturnView:
+async def get_return(order_id: OrderId, return_id: ReturnId, caller: Caller, work: Transaction) -> ReturnView:
     """Return one return of an order."""
+    _own(caller, await storage.order_by_id(work, order_id), order_id)
     for found in await storage.returns_of(work, order_id):
         if found.one.id == return_id:
             return _return_view(found)
@@ -232,6 +270,29 @@ async def _noted(work: Transaction, order_id: OrderId, reason: str, stopped: boo
         raise Conflict(f"order {order_id} is being settled and can no longer be cancelled")
     await storage.keep_cancelling(work, order_id, reason)
     return _exists(await storage.order_by_id(work, order_id), order_id)
+
+
+def _whose(caller: Caller, user_id: UserId | None) -> UserId:
+    """Return whose orders are listed."""
+    if user_id is None:
+        kind, _, own = caller.subject.partition(":")
+        try:
+            user_id = UserId(UUID(own if kind == "user" else ""))
+        except ValueError:
+            raise Invalid("say whose orders: user_id") from None
+    _require_owner(caller, user_id)
+    return user_id
+
+
+def _own(caller: Caller, found: Stored | None, order_id: OrderId) -> Stored:
+    """Return the order if it is the caller's, or the caller may see all."""
+    stored = _exists(found, order_id)
+    _require_owner(caller, stored.order.user_id)
+    return stored
+
+
+def _require_owner(caller: Caller, user_id: UserId) -> None:
+    require_owner(caller, f"user:{user_id}", or_role="staff")
 
 
 def _exists(found: Stored | None, order_id: OrderId) -> Stored:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from covey.database.pagination import Column, Listing, Query
 from covey.work.unit_of_work import Work
 from order_service.domain import (
     Cancelled,
@@ -34,6 +35,19 @@ from order_service.domain import (
     return_status_of,
     status_of,
 )
+
+ORDERS = Listing(
+    "orders",
+    "SELECT id FROM orders WHERE true",
+    key=Column("id", UUID),
+    sorts={"placed": ()},
+    filters={"user_id": "user_id = {}", "status": "status = {}"},
+)
+"""Orders, always of one user: there is an index for these."""
+
+_WITH_LINES = """
+SELECT o.*, l.product_id, l.quantity, l.unit_price FROM orders o JOIN order_line l ON l.order_id = o.id
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +155,17 @@ async def add_order(work: Work, order: Order, saga_id: UUID) -> datetime:
 async def order_by_id(work: Work, order_id: OrderId) -> Stored | None:
     """Return an order, or None."""
     return await _order(work, order_id, "")
+
+
+async def orders_page(work: Work, query: Query) -> tuple[list[Stored], str | None]:
+    """Return a page of orders, and the cursor of the page after it. Raises as `Listing.page` does."""
+    page = await ORDERS.page(work, query)
+    ids = [row["id"] for row in page.rows]
+    rows = await work.fetch(f"{_WITH_LINES} WHERE o.id = ANY ($1) ORDER BY o.id, l.n", ids)
+    several: dict[UUID, list[Any]] = {}
+    for row in rows:
+        several.setdefault(row["id"], []).append(row)
+    return [_stored(several[order_id]) for order_id in ids], page.next
 
 
 async def order_to_change(work: Work, order_id: OrderId) -> Stored | None:
@@ -270,10 +295,7 @@ def _return_state(row: Any) -> ReturnState:
 
 async def _order(work: Work, order_id: OrderId, lock: str) -> Stored | None:
     rows = await work.fetch(
-        f"""
-        SELECT o.*, l.product_id, l.quantity, l.unit_price
-        FROM orders o JOIN order_line l ON l.order_id = o.id WHERE o.id = $1 ORDER BY l.n {lock}
-        """,
+        f"{_WITH_LINES} WHERE o.id = $1 ORDER BY l.n {lock}",
         order_id,
     )
     return _stored(rows) if rows else None

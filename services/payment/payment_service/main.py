@@ -12,7 +12,7 @@ from covey.service import Parts, Service
 from covey.settings import ServiceSettings
 from payment_service.clients import HttpProvider
 from payment_service.handlers import effects
-from payment_service.routes import api
+from payment_service.routes import api, refunds
 
 
 class PaymentSettings(ServiceSettings):
@@ -26,7 +26,7 @@ class PaymentSettings(ServiceSettings):
 async def compose(settings: PaymentSettings) -> AsyncIterator[Parts]:
     """Open the provider for as long as the service runs."""
     async with HttpProvider.open(settings.provider_url, settings.provider_timeout) as provider:
-        yield Parts(http=[api], messages=[effects(provider)])
+        yield Parts(http=[api, refunds], messages=[effects(provider)])
 
 
 service = Service("payment", compose, settings=PaymentSettings)

@@ -6,7 +6,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from covey.errors import NotFound
-from covey.http.idempotency import IdempotentRoute
+from covey.http.access import requires
+from covey.http.idempotency import IdempotentRoute, KeyRequiredRoute
 from covey.http.transaction import Transaction
 from covey.ids import new_id
 from payment_service import domain, storage
@@ -14,6 +15,7 @@ from payment_service.domain import Invoice, InvoiceId, Money, OrderId, Payment, 
 from payment_service.messages import RefundPayment
 
 api = APIRouter(prefix="/api/v1", tags=["payments"], route_class=IdempotentRoute)
+refunds = APIRouter(prefix="/api/v1", tags=["payments"], route_class=KeyRequiredRoute)
 
 
 class PaymentView(BaseModel):
@@ -52,22 +54,25 @@ class NewRefund(BaseModel):
 
 
 @api.get("/payments/{payment_id}")
+@requires("staff")
 async def get_payment(payment_id: PaymentId, work: Transaction) -> PaymentView:
     """Return a payment."""
     return _view(await _found(work, payment_id))
 
 
 @api.get("/payments")
+@requires("staff")
 async def list_payments(order_id: OrderId, work: Transaction) -> PaymentList:
     """Return the payments of an order; there is one at most."""
     return PaymentList(payments=[_view(payment) for payment in await storage.payments_of(work, order_id)])
 
 
-@api.post("/payments/{payment_id}/refunds", status_code=202)
+@refunds.post("/payments/{payment_id}/refunds", status_code=202)
+@requires("staff")
 async def refund_payment(payment_id: PaymentId, work: Transaction, body: NewRefund | None = None) -> PaymentView:
     """Return what was taken, or a part of it. Accepted now, done when the provider has answered.
 
-    To ask for everything once more changes nothing; another part is another refund, but for an `Idempotency-Key`.
+    To ask for everything once more changes nothing. Another part is another refund, so that a key must say which.
     409 when not so much is left.
     """
     payment = await _found(work, payment_id)
@@ -79,6 +84,7 @@ async def refund_payment(payment_id: PaymentId, work: Transaction, body: NewRefu
 
 
 @api.get("/invoices/{invoice_id}")
+@requires("staff")
 async def get_invoice(invoice_id: InvoiceId, work: Transaction) -> Invoice:
     """Return an invoice, with the credit notes over what was returned of it."""
     invoice = await storage.invoice_by_id(work, invoice_id)
@@ -88,6 +94,7 @@ async def get_invoice(invoice_id: InvoiceId, work: Transaction) -> Invoice:
 
 
 @api.get("/invoices")
+@requires("staff")
 async def list_invoices(order_id: OrderId, work: Transaction) -> InvoiceList:
     """Return the invoices of an order; there is one at most, once the order is paid for."""
     return InvoiceList(invoices=await storage.invoices_of(work, order_id))

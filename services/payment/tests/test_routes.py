@@ -14,6 +14,11 @@ from covey.testing.eventually import eventually
 from covey.work.unit_of_work import Transactions
 
 
+def key() -> dict[str, str]:
+    """Return the header that a refund asks for, with a key of its own."""
+    return {"Idempotency-Key": str(new_id())}
+
+
 async def a_payment(transactions: Transactions, status: Status, moved: int = 0) -> Payment:
     payment = Payment(PaymentId(new_id()), OrderId(new_id()), Money(4_900, "EUR"), status, moved, moved)
     async with transactions.begin() as work:
@@ -73,7 +78,7 @@ async def test_a_refund_is_accepted_and_returns_the_money_once_however_often_it_
     await captured_at(sandbox, payment)
 
     for _ in range(2):
-        async with http.post(f"/api/v1/payments/{payment.id}/refunds") as response:
+        async with http.post(f"/api/v1/payments/{payment.id}/refunds", headers=key()) as response:
             assert response.status == 202
 
     async def refunded() -> bool:
@@ -98,7 +103,7 @@ async def test_a_part_is_refunded_and_the_invoice_says_so(
     async with transactions.begin() as work:
         storage.answered(work, payment, Operation.CAPTURE, "approved", invoice_id)
 
-    async with http.post(f"/api/v1/payments/{payment.id}/refunds", json={"amount": 900}) as response:
+    async with http.post(f"/api/v1/payments/{payment.id}/refunds", json={"amount": 900}, headers=key()) as response:
         assert response.status == 202
 
     async def credited() -> bool:
@@ -127,8 +132,15 @@ async def test_a_refund_that_makes_no_sense_or_is_too_much_is_a_problem(
 ) -> None:
     payment = await a_payment(transactions, Status.CAPTURED, 4_900)
 
-    async with http.post(f"/api/v1/payments/{payment.id}/refunds", json=body) as response:
+    async with http.post(f"/api/v1/payments/{payment.id}/refunds", json=body, headers=key()) as response:
         assert response.status == expected
+
+
+async def test_a_refund_without_a_key_is_refused(http: aiohttp.ClientSession, transactions: Transactions) -> None:
+    payment = await a_payment(transactions, Status.CAPTURED, 4_900)
+
+    async with http.post(f"/api/v1/payments/{payment.id}/refunds") as response:
+        assert (response.status, (await response.json())["type"]) == (400, "/problems/unreadable")
 
 
 async def test_what_was_not_captured_cannot_be_refunded(
@@ -136,5 +148,5 @@ async def test_what_was_not_captured_cannot_be_refunded(
 ) -> None:
     payment = await a_payment(transactions, Status.DECLINED)
 
-    async with http.post(f"/api/v1/payments/{payment.id}/refunds") as response:
+    async with http.post(f"/api/v1/payments/{payment.id}/refunds", headers=key()) as response:
         assert response.status == 409

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from covey.errors import NotFound
+from covey.http.access import Caller, require_owner, requires
 from covey.http.idempotency import IdempotentRoute
 from covey.http.transaction import Transaction
 from shipping_service import domain, storage
@@ -55,19 +56,24 @@ class Tracking(BaseModel):
 
 
 @api.get("/shipments/{shipment_id}")
-async def get_shipment(shipment_id: ShipmentId, work: Transaction) -> ShipmentView:
+async def get_shipment(shipment_id: ShipmentId, caller: Caller, work: Transaction) -> ShipmentView:
     """Return a shipment."""
-    return await _view(work, _exists(await storage.shipment_by_id(work, shipment_id), shipment_id))
+    found = _exists(await storage.shipment_by_id(work, shipment_id), shipment_id)
+    require_owner(caller, f"user:{found.user_id}", or_role="staff")
+    return await _view(work, found)
 
 
 @api.get("/shipments")
-async def list_shipments(order_id: OrderId, work: Transaction) -> ShipmentList:
+async def list_shipments(order_id: OrderId, caller: Caller, work: Transaction) -> ShipmentList:
     """Return the shipments of an order; there is one at most."""
     found = await storage.shipment_of(work, order_id)
+    if found:
+        require_owner(caller, f"user:{found.user_id}", or_role="staff")
     return ShipmentList(shipments=[await _view(work, found)] if found else [])
 
 
 @api.post("/shipments/{shipment_id}/tracking")
+@requires("staff")
 async def track_shipment(shipment_id: ShipmentId, body: Tracking, work: Transaction) -> ShipmentView:
     """Take note of how far a shipment is, which the carrier tells. The same news twice is one; 409 if it goes back."""
     found = _exists(await storage.shipment_by_id_to_change(work, shipment_id), shipment_id)

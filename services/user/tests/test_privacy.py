@@ -13,6 +13,7 @@ from covey.messaging.brokers.memory import MemoryBroker
 from covey.settings import ServiceSettings
 from covey.testing.collector import FakeCollector
 from covey.testing.serving import serving
+from covey.testing.tokens import KEY, bearer
 
 NAME, MAILBOX, PHONE = "Canaria Kanarienvogel", "c4n4ry", "+4915198765432"
 ADA = {"name": NAME, "email": f"{MAILBOX}@example.org", "phone": PHONE}
@@ -52,13 +53,14 @@ async def test_no_canary_is_found_in_logs_spans_and_metrics(
         settings = ServiceSettings(
             database_url=database_url,
             nats_url="nats://unused",
+            development_key=KEY,
             log_level="DEBUG",
             otel_exporter_otlp_endpoint=collector.endpoint,
         )
         async with (
             service.running(settings, memory_broker) as running,
             serving(running.app) as url,
-            aiohttp.ClientSession(url) as http,
+            aiohttp.ClientSession(url, headers=bearer("staff:test", "staff")) as http,
         ):
             await do_everything(http)
             async with http.get("/metrics") as response:

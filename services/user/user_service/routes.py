@@ -8,7 +8,9 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from covey.errors import NotFound
+from covey.http.access import Caller, public, require_owner, requires
 from covey.http.idempotency import IdempotentRoute
+from covey.http.limits import limited
 from covey.http.transaction import Transaction
 from covey.ids import new_id
 from user_service import storage
@@ -120,6 +122,8 @@ class Announced(BaseModel):
 
 
 @api.post("/users", status_code=201)
+@public
+@limited("30/minute", "300/day", but_not="staff")
 async def create_user(body: NewUser, work: Transaction, response: Response) -> UserView:
     """Open an account, and tell others. 409 when an open one has this e-mail, whatever the case of its letters."""
     chosen = body.preferences.preferences() if body.preferences else Preferences()
@@ -131,12 +135,14 @@ async def create_user(body: NewUser, work: Transaction, response: Response) -> U
 
 
 @api.get("/users/{user_id}")
-async def get_user(user_id: UserId, work: Transaction) -> UserView:
+async def get_user(user_id: UserId, caller: Caller, work: Transaction) -> UserView:
     """Return a user; of a closed account nothing is left to show."""
+    _require_self(caller, user_id)
     return _view(_open(await storage.by_id(work, user_id), user_id))
 
 
 @api.get("/users")
+@requires("staff")
 async def list_users(
     work: Transaction, after: UserId | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> UserList:
@@ -146,8 +152,9 @@ async def list_users(
 
 
 @api.put("/users/{user_id}")
-async def change_profile(user_id: UserId, body: ChangedProfile, work: Transaction) -> UserView:
+async def change_profile(user_id: UserId, body: ChangedProfile, caller: Caller, work: Transaction) -> UserView:
     """Replace the profile, and tell others."""
+    _require_self(caller, user_id)
     found = _open(await storage.to_change(work, user_id), user_id)
     user = found.with_profile(body.profile(), body.version)
     await storage.change(work, user)
@@ -156,8 +163,9 @@ async def change_profile(user_id: UserId, body: ChangedProfile, work: Transactio
 
 
 @api.delete("/users/{user_id}", status_code=204)
-async def close_account(user_id: UserId, work: Transaction) -> None:
+async def close_account(user_id: UserId, caller: Caller, work: Transaction) -> None:
     """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing."""
+    _require_self(caller, user_id)
     account = await storage.to_change(work, user_id)
     if isinstance(account, Closed):
         return
@@ -167,14 +175,18 @@ async def close_account(user_id: UserId, work: Transaction) -> None:
 
 
 @api.get("/users/{user_id}/preferences")
-async def get_preferences(user_id: UserId, work: Transaction) -> PreferencesView:
+async def get_preferences(user_id: UserId, caller: Caller, work: Transaction) -> PreferencesView:
     """Return what a user wants mail about, and in which language."""
+    _require_self(caller, user_id)
     return _preferences(_open(await storage.by_id(work, user_id), user_id))
 
 
 @api.put("/users/{user_id}/preferences")
-async def change_preferences(user_id: UserId, body: ChangedPreferences, work: Transaction) -> PreferencesView:
+async def change_preferences(
+    user_id: UserId, body: ChangedPreferences, caller: Caller, work: Transaction
+) -> PreferencesView:
     """Replace the preferences, and tell others."""
+    _require_self(caller, user_id)
     found = _open(await storage.to_change(work, user_id), user_id)
     user = found.with_preferences(body.preferences(), body.version)
     await storage.change(work, user)
@@ -183,6 +195,7 @@ async def change_preferences(user_id: UserId, body: ChangedPreferences, work: Tr
 
 
 @api.post("/users/announcements", status_code=202)
+@requires("staff")
 async def announce_users(body: Announcement, work: Transaction) -> Announced:
     """Publish users again as they are now: a snapshot for a reader that came too late for the events.
 
@@ -193,6 +206,10 @@ async def announce_users(body: Announcement, work: Transaction) -> Announced:
     for account in accounts:
         work.publish(user_changed(account))
     return Announced(announced=len(accounts), next=accounts[-1].id if len(accounts) == body.limit else None)
+
+
+def _require_self(caller: Caller, user_id: UserId) -> None:
+    require_owner(caller, f"user:{user_id}", or_role="staff")
 
 
 def _open(found: Account | None, user_id: UserId) -> User:

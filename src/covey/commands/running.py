@@ -109,6 +109,20 @@ def logs(
         raise typer.Exit from None
 
 
+@commands.command(epilog='Example: curl $ORDER/api/v1/orders -H "Authorization: Bearer $(covey token user:0199f2c0)"')
+def token(
+    subject: Annotated[str, typer.Argument(help="Whose: a kind and an id, as user:0199f2c0 or service:order.")],
+    role: Annotated[list[str] | None, typer.Option(help="What they may be, as staff; several times for more.")] = None,
+) -> None:
+    """Print a development token, with which the services of this system know who asks.
+
+    It has no end, and is worth nothing to any other system. One with the role staff may do everything in the shop.
+    """
+    from covey.local.tokens import token
+
+    say(token(state(), os.environ, subject, role or []))
+
+
 @commands.command(epilog="Example: covey migrate --json")
 def migrate(as_json: AsJson = False) -> None:
     """Bring every database to the newest revisions, whether the system is up or not."""

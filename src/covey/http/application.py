@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.types import Receive, Scope, Send
 
-from covey.clock import Clock
+from covey.clock import Clock, SystemClock
+from covey.http.access import terms_of
 from covey.http.edge import Edge, HttpOptions
+from covey.http.limits import Limits
 from covey.http.probes import probes
 from covey.http.problems import RESPONSES, SCHEMA
 from covey.http.routes import Routes
+from covey.http.versioning import Deprecated
+from covey.resilience.load_shedding import LoadShedder
+from covey.security.principal import Verifier
 from covey.telemetry.health import Readiness
 from covey.telemetry.telemetry import Telemetry
 from covey.work.unit_of_work import Transactions
@@ -39,34 +45,64 @@ def application(
     transactions: Transactions | None = None,
     state: Mapping[str, object] | None = None,
     version: str = "0.1.0",
+    deprecated: Mapping[int, Deprecated] | None = None,
+    verifier: Verifier | None = None,
+    limits: Limits | None = None,
     options: HttpOptions | None = None,
     clock: Clock | None = None,
 ) -> Application:
     """Return the application of a service: its routers, `/health`, `/ready`, `/metrics` and `/openapi.json`.
 
-    `transactions` is where routes' `Transaction` begins; `state` becomes `request.app.state`. Nothing is opened and
-    nothing is started here: that is the caller's, before the first request.
+    `transactions` is where routes' `Transaction` begins; `state` becomes `request.app.state`. `deprecated` says which
+    versions of its API will end. `verifier` knows who asks; without one all routes are open. `limits` counts the
+    requests of routes that are limited; by default in this process. Nothing is opened and nothing is started here: that
+    is the caller's, before the first request.
     """
-    api = _bare(service, version)
+    api = _bare(service, version, deprecated)
     api.include_router(probes(telemetry.metrics, readiness))
     for router in routers:
         api.include_router(router)
     for name, value in {**(state or {}), "transactions": transactions}.items():
         setattr(api.state, name, value)
     options = options or HttpOptions()
-    return Application(api, Edge(Routes(api, short=options.direct), telemetry, options, clock))
+    shedder = _shedder(options, telemetry, clock or SystemClock())
+    routes = Routes(api, short=options.direct, deprecated=deprecated, verifier=verifier, limits=limits, shedder=shedder)
+    return Application(api, Edge(routes, telemetry, options, clock))
 
 
-def openapi(service: str, routers: Sequence[APIRouter], version: str = "0.1.0") -> dict[str, Any]:
+def _shedder(options: HttpOptions, telemetry: Telemetry, clock: Clock) -> LoadShedder | None:
+    if options.shedding is None:
+        return None
+    shedder = LoadShedder(options.shedding, clock)
+    telemetry.metrics.observe(
+        "http_concurrency_limit", "How many requests may be under way", lambda: {(): float(shedder.limit)}
+    )
+    telemetry.metrics.observe(
+        "http_requests_shed_total",
+        "Requests refused because too much was under way",
+        lambda: {(level.name.lower(),): float(count) for level, count in shedder.shed.items()},
+        ("priority",),
+        kind="counter",
+    )
+    return shedder
+
+
+def openapi(
+    service: str,
+    routers: Sequence[APIRouter],
+    version: str = "0.1.0",
+    deprecated: Mapping[int, Deprecated] | None = None,
+) -> dict[str, Any]:
     """Return the OpenAPI document of a service with these routers, the one that it serves as `/openapi.json`."""
-    api = _bare(service, version)
+    api = _bare(service, version, deprecated)
     for router in routers:
         api.include_router(router)
     return api.openapi()
 
 
-def _bare(service: str, version: str) -> FastAPI:
+def _bare(service: str, version: str, deprecated: Mapping[int, Deprecated] | None) -> FastAPI:
     return _Api(
+        deprecated or {},
         title=service,
         version=version,
         responses=RESPONSES,
@@ -82,9 +118,26 @@ def _bare(service: str, version: str) -> FastAPI:
 
 
 class _Api(FastAPI):
-    """FastAPI whose OpenAPI document knows the problem details."""
+    """FastAPI whose OpenAPI document knows the problem details, and which versions will end."""
+
+    def __init__(self, ending: Mapping[int, Deprecated], **options: Any) -> None:
+        super().__init__(**options)
+        self._ending = tuple(f"/api/v{version}/" for version in ending)
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
         document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = SCHEMA
+        document["components"].setdefault("securitySchemes", {})["bearer"] = {"type": "http", "scheme": "bearer"}
+        document["security"] = [{"bearer": []}]
+        for found in iter_route_contexts(self.routes):
+            for operation in _operations(document, found):
+                if found.endpoint is not None and terms_of(found.endpoint).public:
+                    operation["security"] = [{}]
+                if str(found.path_format).startswith(self._ending):
+                    operation["deprecated"] = True
         return document
+
+
+def _operations(document: dict[str, Any], found: RouteContext) -> Iterator[dict[str, Any]]:
+    described = document["paths"].get(found.path_format, {}) if isinstance(found.original_route, APIRoute) else {}
+    return (operation for method, operation in described.items() if method.upper() in (found.methods or ()))

@@ -8,6 +8,7 @@ the letter. Validation may therefore run twice: a validator of one's own must ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -17,6 +18,7 @@ from fastapi.routing import APIRoute, RouteContext
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from covey.http import answers, arguments
+from covey.http.access import caller, caller_in
 from covey.http.answers import Answers
 from covey.http.arguments import HEADERS, Arguments
 from covey.http.transaction import WORK, begin, transactions_of
@@ -39,8 +41,7 @@ def is_plain(found: RouteContext) -> bool:
         and found.max_body_size is None
         and arguments.are_plain(found)
         and answers.are_plain(found)
-        and len(dependant.dependencies) <= 1
-        and all(map(_gives_work, dependant.dependencies))
+        and _are_plain(dependant.dependencies)
         and dependant.http_connection_param_name is None
         and dependant.websocket_param_name is None
         and dependant.background_tasks_param_name is None
@@ -48,9 +49,14 @@ def is_plain(found: RouteContext) -> bool:
     )
 
 
-def _gives_work(dependant: Dependant) -> bool:
-    named = dependant.name is not None and dependant.concurrency is None
-    return dependant.call is begin and dependant.scope == "function" and named
+def _are_plain(dependencies: Sequence[Dependant]) -> bool:
+    """Tell whether all that a route depends on is its transaction and its caller, each once."""
+    kinds = [inner.call for inner in dependencies]
+    return (
+        all(inner.scope == "function" and inner.name and inner.concurrency is None for inner in dependencies)
+        and set(kinds) <= {begin, caller}
+        and len(set(kinds)) == len(kinds)
+    )
 
 
 class _Direct:
@@ -64,7 +70,8 @@ class _Direct:
         self._arguments = Arguments(found)
         self._takes_body = bool(dependant.body_params)
         self._request = dependant.request_param_name
-        self._work = dependant.dependencies[0].name if dependant.dependencies else None
+        names = {inner.call: inner.name for inner in dependant.dependencies}
+        self._work, self._caller = names.get(begin), names.get(caller)
         self._answers = Answers(found)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +79,8 @@ class _Direct:
         if arguments is None:
             await self._fastapi(scope, receive, send)
             return
+        if self._caller is not None:
+            arguments[self._caller] = caller_in(scope)
         if self._request is not None:
             arguments[self._request] = request = Request(scope, receive, send)
             if self._takes_body:
@@ -88,7 +97,8 @@ class _Direct:
         """Return the arguments that a request gives, or None when it is FastAPI's to handle."""
         if self._unless is not None and self._unless in scope[HEADERS]:
             return None
-        if self._work is not None and self._overrides is not None and self._overrides.dependency_overrides:
+        depends = self._work is not None or self._caller is not None
+        if depends and self._overrides is not None and self._overrides.dependency_overrides:
             return None
         try:
             return self._arguments.of(scope)

@@ -18,17 +18,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from covey import context
 from covey.clock import Clock, SystemClock
-from covey.errors import DeadlineExceeded
+from covey.errors import DeadlineExceeded, Forbidden, Unauthenticated
 from covey.http import body, problems
 from covey.http.arguments import BODY, HEADERS
 from covey.http.exchange import Exchange, tell
+from covey.resilience.load_shedding import SheddingOptions
 from covey.telemetry.telemetry import Telemetry
+
+DEFAULT_SHEDDING = SheddingOptions()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HttpOptions:
     """Limits on what a request may be. A body is held in memory while its request is handled.
 
+    `shedding` says how much may be under way; None: as much as comes.
     `quiet` names the routes that are counted but, unless they fail, neither logged nor traced. `direct` lets plain
     routes go the short way (`direct.py`); without it FastAPI handles every request.
     """
@@ -37,6 +41,7 @@ class HttpOptions:
     max_json_depth: int = 32
     max_json_values: int = 20_000
     body_timeout: timedelta = timedelta(seconds=20)
+    shedding: SheddingOptions | None = DEFAULT_SHEDDING
     quiet: frozenset[str] = frozenset({"/health", "/ready", "/metrics"})
     direct: bool = True
 
@@ -93,10 +98,17 @@ class Edge:
             self._account(exchange)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a WebSocket through with its context, and the server's lifespan as it is."""
+        """Let a WebSocket through with its context, and the server's lifespan as it is.
+
+        One that is refused before it is accepted is closed: a policy is violated (RFC 6455, section 7.4.1).
+        """
         if scope["type"] == "websocket":
-            with context.use(Exchange(scope, send, dict(scope["headers"])).context):
-                await self._app(scope, receive, send)
+            scope[HEADERS] = headers = dict(reversed(scope["headers"]))
+            with context.use(Exchange(scope, send, headers).context):
+                try:
+                    await self._app(scope, receive, send)
+                except (Unauthenticated, Forbidden):
+                    await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)
 

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from starlette.types import Message, Scope, Send
 
 from covey import context
+from covey.http.conditional import is_known
 from covey.http.problems import CONTENT_TYPE, Problem
-from covey.http.routes import template_of
+from covey.http.routes import MORE, template_of
 from covey.http.sendable import require_head
+from covey.http.versioning import FORM
 from covey.telemetry.redaction import redact_text
 from covey.telemetry.rendering import Line
 from covey.telemetry.telemetry import Telemetry
@@ -30,7 +32,8 @@ class Exchange:
     """A request under way. `status` is 0 until the answer begins, `ended` until its last byte was sent."""
 
     __slots__ = (
-        "_send", "began_ns", "begun", "context", "ended", "error", "parent_id", "scope", "status", "timeout",
+        "_headers", "_is_known", "_send", "began_ns", "begun", "context", "ended", "error", "parent_id", "scope",
+        "status", "timeout",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, send: Send, headers: dict[bytes, bytes]) -> None:
@@ -43,20 +46,38 @@ class Exchange:
         self.error: str | None = None
         self.timeout: asyncio.Timeout | None = None
         self._send = send
+        self._headers = headers
+        self._is_known = False  # the answer: its body is not sent
 
     async def send(self, message: Message) -> None:
-        """Pass a message of the answer on, with the correlation id in its head. Raises Unsendable, to be answered."""
+        """Pass a message of the answer on, with the correlation id in its head. Raises Unsendable, to be answered.
+
+        An answer that the caller has already, by its entity tag, becomes 304 without a body.
+        """
         if message["type"] == "http.response.start":
-            require_head(message["status"], message.get("headers", ()))
+            headers = [*message.get("headers", ()), *self.scope.get(MORE, ())]
+            if FORM in self.scope:
+                headers = _negotiated(headers, self.scope[FORM])
+            require_head(message["status"], headers)
             if self.timeout is not None and not self.timeout.expired():
                 self.timeout.reschedule(None)  # an answer that has begun may end
-            echo = (b"x-correlation-id", self.context.correlation_id.encode())
-            await self._send({**message, "headers": [*message.get("headers", ()), echo]})
-            self.status = message["status"]
+            headers.append((b"x-correlation-id", self.context.correlation_id.encode()))
+            status = message["status"]
+            if b"if-none-match" in self._headers and status == 200 and self._has(headers):
+                self._is_known, status = True, 304
+                headers = [pair for pair in headers if not pair[0].lower().startswith(b"content-")]
+            await self._send({**message, "status": status, "headers": headers})
+            self.status = status
         else:
-            await self._send(message)
+            await self._send({**message, "body": b""} if self._is_known else message)
             if not message.get("more_body", False):
                 self.ended = time.perf_counter_ns()
+
+    def _has(self, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Tell whether the caller has the answer with this head."""
+        etag = next((value for name, value in headers if name.lower() == b"etag"), None)
+        is_read = self.scope["method"] in ("GET", "HEAD")
+        return etag is not None and is_read and is_known(self._headers[b"if-none-match"], etag)
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with problem details; without a body where the status is no error."""
@@ -128,6 +149,12 @@ def tell(telemetry: Telemetry, seen: Seen) -> Line | None:
         "status": status,
         "duration_ms": duration_ns / 1e6,
     }
+
+
+def _negotiated(headers: list[tuple[bytes, bytes]], form: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the head of an answer whose JSON is shown in the form that was asked for."""
+    own = [(n, form if n.lower() == b"content-type" and v == b"application/json" else v) for n, v in headers]
+    return [*own, (b"vary", b"Accept")]
 
 
 def _context(headers: dict[bytes, bytes]) -> tuple[context.Context, int]:

@@ -8,7 +8,8 @@
 A request that carries the header is claimed in the route's own transaction, when it has been authenticated and
 validated and before the route runs; its answer is stored there too. Whoever sends it again gets that answer, byte for
 byte. While the first is under way the second gets 409 (`InProgress`); the same key for another request gets 422
-(`KeyReused`), a malformed one 400. What raises is rolled back with its claim, and may be tried again with the same key.
+(`KeyReused`), a malformed one 400, and so does none where the route is a `KeyRequiredRoute`. What raises is rolled back
+with its claim, and may be tried again with the same key.
 """
 
 from __future__ import annotations
@@ -62,12 +63,14 @@ class IdempotentRoute(APIRoute):
     """
 
     direct_unless = b"idempotency-key"  # without it the handler is APIRoute's; see direct.py
+    requires_key = False
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _claiming(endpoint), **options)
         if self.is_idempotent:
             extra = dict(self.openapi_extra or {})
-            self.openapi_extra = {**extra, "parameters": [*extra.get("parameters", ()), _PARAMETER]}
+            parameter = {**_PARAMETER, "required": self.requires_key}
+            self.openapi_extra = {**extra, "parameters": [*extra.get("parameters", ()), parameter]}
 
     @property
     def is_idempotent(self) -> bool:
@@ -80,9 +83,19 @@ class IdempotentRoute(APIRoute):
 
         async def handled(request: Request) -> Response:
             key = _key(request) if request.method in METHODS else None
-            return await handle(request) if key is None else await _Attempt(request, key).run(handle)
+            if key is not None:
+                return await _Attempt(request, key).run(handle)
+            if self.requires_key and request.method in METHODS:
+                raise Unreadable("send an Idempotency-Key of your own, a UUID say: without one this is not done")
+            return await handle(request)
 
         return handled if self.is_idempotent else handle
+
+
+class KeyRequiredRoute(IdempotentRoute):
+    """One whose POST and PATCH are refused without an `Idempotency-Key`: for what must not be done twice unawares."""
+
+    requires_key = True  # and no short way, which would pass by the check
 
 
 class KeyReused(Invalid):

@@ -7,6 +7,8 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse, PlainTextResponse
 
+from covey.http.access import public
+from covey.http.shedding import priority
 from covey.telemetry.exposition import Exposition
 from covey.telemetry.health import Readiness
 from covey.telemetry.metrics import Metrics
@@ -18,10 +20,14 @@ def probes(metrics: Metrics, readiness: Readiness) -> APIRouter:
     exposition = Exposition(metrics)
 
     @router.get("/health")
+    @public
+    @priority(None)
     async def health() -> Response:
         return PlainTextResponse("ok")
 
     @router.get("/ready")
+    @public
+    @priority(None)
     async def ready() -> Response:
         report = await readiness.report()
         return JSONResponse(
@@ -31,6 +37,8 @@ def probes(metrics: Metrics, readiness: Readiness) -> APIRouter:
         )
 
     @router.get("/metrics")
+    @public
+    @priority(None)
     async def scrape(request: Request) -> Response:
         content, content_type = await asyncio.to_thread(exposition.render, request.headers.get("accept", ""))
         return Response(content, headers={"content-type": content_type})

@@ -19,7 +19,11 @@ from starlette.exceptions import HTTPException
 
 from covey import errors
 from covey.http.body import TooSlow
+from covey.http.conditional import PreconditionFailed, PreconditionRequired
 from covey.http.idempotency import KeyReused
+from covey.http.limits import RateLimited
+from covey.http.versioning import NotAcceptable
+from covey.security.principal import InvalidToken
 from covey.telemetry.redaction import redact_text
 from covey.telemetry.rendering import json_line
 from covey.work.idempotency import InProgress
@@ -47,7 +51,11 @@ _MEANINGS: dict[type[Exception], tuple[int, str, str]] = {
     errors.NotFound: (404, "not-found", "There is no such thing"),
     errors.Conflict: (409, "conflict", "The request contradicts the present state"),
     InProgress: (409, "idempotency-key-in-use", "A request with this Idempotency-Key is under way"),
+    NotAcceptable: (406, "not-acceptable", "It cannot be shown in a form that the caller takes"),
+    PreconditionFailed: (412, "precondition-failed", "It has changed since it was read"),
+    PreconditionRequired: (428, "precondition-required", "The request must say which state it changes"),
     TooSlow: (408, "too-slow", "The request did not arrive in time"),
+    RateLimited: (429, "too-many-requests", "The caller has asked too often"),
     errors.TooLarge: (413, "too-large", "The request is over a limit"),
     errors.Unavailable: (503, "unavailable", "The work cannot be done now"),
     errors.DeadlineExceeded: (504, "deadline-exceeded", "The time given for this work is over"),
@@ -111,10 +119,11 @@ def problem_of(error: Exception) -> Problem:
 
 def _headers(status: int, error: Exception) -> dict[str, str]:
     if status == 401:
-        return {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if isinstance(error, InvalidToken) else "Bearer"}
     after = getattr(error, "retry_after", None)
     if after is not None or status in (429, 503):
-        return {"Retry-After": str(ceil(after.total_seconds()) if after else _RETRY_AFTER_S)}
+        told: Mapping[str, str] = getattr(error, "headers", None) or {}
+        return {"Retry-After": str(ceil(after.total_seconds()) if after else _RETRY_AFTER_S), **told}
     return {}
 
 

@@ -8,12 +8,16 @@ everything behind the match is FastAPI's own. What is no plain route (mounts, We
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi import FastAPI
+from fastapi._compat import field_annotation_is_scalar
+from fastapi._compat.shared import field_annotation_is_scalar_sequence
+from fastapi.dependencies.models import Dependant
 from fastapi.params import Form
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
@@ -21,12 +25,24 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from covey.http import patience
+from covey import context
+from covey.errors import Invalid
+from covey.http import answers, patience
+from covey.http.access import Terms, caller, principal_in, terms_of
 from covey.http.direct import direct
+from covey.http.limits import Limits, Quotas, quotas_of
 from covey.http.sendable import sendable
+from covey.http.shedding import priority_of
+from covey.http.transaction import begin
+from covey.http.versioning import PARAMETER, Deprecated, Versions, require_json
+from covey.resilience.load_shedding import LoadShedder, Priority
+from covey.security.principal import Verifier
 
 UNMATCHED = "unmatched"
 """The one label under which all requests are counted that no route matches."""
+
+MORE = "covey.more_headers"
+"""Where the scope of a request has what is to be in the head of its answer, whatever the answer is."""
 
 _TEMPLATE = "covey.route"
 _ANY_PATH = re.compile("")
@@ -52,7 +68,13 @@ class _Route:
     app: ASGIApp
     original: APIRoute
     endpoint: Callable[..., Any]
+    terms: Terms
+    quotas: Quotas | None
+    priority: Priority | None
     takes_form: bool
+    is_json: bool
+    parameters: frozenset[str] | None
+    """What may be in the query; None: the route reads it by itself."""
 
 
 class Routes:
@@ -61,19 +83,63 @@ class Routes:
     It takes the place of FastAPI's middleware: errors leave it as exceptions.
     """
 
-    def __init__(self, api: FastAPI, *, short: bool = True) -> None:
+    def __init__(
+        self,
+        api: FastAPI,
+        *,
+        short: bool = True,
+        deprecated: Mapping[int, Deprecated] | None = None,
+        verifier: Verifier | None = None,
+        limits: Limits | None = None,
+        shedder: LoadShedder | None = None,
+    ) -> None:
         self._api = api
         self._short = short
+        self._verifier = verifier
+        self._limits = limits or Limits(None, "", "")
+        self._shedder = shedder
+        self._deprecated = deprecated or {}
+        self._versions = Versions([], {})
         self._table: list[_Route | _Other] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle the request. Raises HTTPException 404 and 405, the latter with every method that the path knows."""
+        """Handle the request. Raises HTTPException 404 and 405, the latter with every method that the path knows.
+
+        Raises also what `Versions.path` does, NotAcceptable where JSON will not do, and Invalid for a parameter of the
+        query that the route does not know: one that is misspelt would otherwise filter nothing.
+        """
         if scope["type"] == "lifespan":
             await self._api(scope, receive, send)
             return
         scope["app"] = self._api
         scope["starlette.exception_handlers"] = _NO_HANDLERS
         route = self._match(scope) if scope["type"] == "http" else None
+        if self._shedder is None or route is None or route.priority is None:
+            await self._admitted(route, scope, receive, send)
+            return
+        begun, done = self._shedder.enter(route.priority), False
+        try:
+            await self._admitted(route, scope, receive, send)
+            done = True
+        finally:
+            self._shedder.leave(begun, route.template, done=done)
+
+    async def _admitted(self, route: _Route | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle what there is room for, if its caller may ask for it and has not asked too often."""
+        principal = None
+        if self._verifier is not None:
+            principal = await principal_in(scope, self._verifier)
+            (route.terms if route else self._terms_elsewhere(scope)).admit(principal)
+        if route is not None and route.quotas is not None and route.quotas.about(principal):
+            told = await self._limits.take(scope, f"{scope['method']} {route.template}", route.quotas, principal)
+            scope[MORE] = [*scope.get(MORE, ()), *told]
+        if principal is None:
+            await self._answer(route, scope, receive, send)
+            return
+        with context.use(replace(context.current(), principal=principal.subject)):
+            await self._answer(route, scope, receive, send)
+
+    async def _answer(self, route: _Route | None, scope: Scope, receive: Receive, send: Send) -> None:
         if route is not None and not route.takes_form:
             scope["fastapi_middleware_astack"] = _NO_FILES
             await route.app(scope, receive, send)
@@ -84,16 +150,17 @@ class Routes:
 
     def _match(self, scope: Scope) -> _Route | None:
         """Return the route, or None when FastAPI's own router must look."""
-        path, method = get_route_path(scope), scope["method"]
+        table = self._table or self._flatten()
+        path, method = self._versions.path(scope, get_route_path(scope)), scope["method"]
         others: list[_Route] = []
-        for route in self._table or self._flatten():
+        for route in table:
             if (found := route.pattern.match(path)) is None:
                 continue
             if isinstance(route, _Other):
                 if route.original.matches(scope)[0] is not Match.NONE:
                     return None
             elif method in route.methods:
-                return _entered(scope, route, found)
+                return self._entered(scope, route, found)
             else:
                 others.append(route)
         if others:
@@ -101,9 +168,44 @@ class Routes:
             raise HTTPException(405, headers={"Allow": _allowed(others)})
         return None
 
+    def _terms_elsewhere(self, scope: Scope) -> Terms:
+        """Return the terms of what is no route of ours: a mount and a WebSocket are closed, what is not there is not.
+
+        FastAPI's own pages, which describe the API, are for everybody.
+        """
+        others = (route.original for route in self._table or self._flatten() if isinstance(route, _Other))
+        found = next((route for route in others if route.matches(scope)[0] is not Match.NONE), None)
+        described = {
+            self._api.openapi_url,
+            self._api.docs_url,
+            self._api.redoc_url,
+            self._api.swagger_ui_oauth2_redirect_url,
+        }
+        return Terms(public=found is None or getattr(found, "path", None) in described)
+
     def _flatten(self) -> list[_Route | _Other]:
         self._table = [_flat(found, self._short) for found in iter_route_contexts(self._api.routes)]
+        templates = [route.template for route in self._table if isinstance(route, _Route)]
+        self._versions = Versions(templates, self._deprecated)
         return self._table
+
+    def _entered(self, scope: Scope, route: _Route, found: re.Match[str]) -> _Route:
+        scope["endpoint"] = route.endpoint
+        scope["route"] = route.original
+        scope[_TEMPLATE] = route.template
+        more = self._versions.headers(route.template)
+        if more is not None:
+            scope[MORE] = more
+        values = found.groupdict()
+        try:
+            scope["path_params"] = {name: route.converters[name].convert(value) for name, value in values.items()}
+        except ValueError:  # a number of more digits than Python reads
+            raise HTTPException(404) from None
+        if route.is_json:
+            require_json(scope)
+        if scope["query_string"] and route.parameters is not None:
+            _require_known(scope["query_string"], route.parameters)
+        return route
 
 
 def template_of(scope: Scope) -> str:
@@ -119,16 +221,20 @@ def template_of(scope: Scope) -> str:
     return f"{mounted}{inner}"
 
 
-def _entered(scope: Scope, route: _Route, found: re.Match[str]) -> _Route:
-    values = found.groupdict()
-    try:
-        scope["path_params"] = {name: route.converters[name].convert(value) for name, value in values.items()}
-    except ValueError:  # a number of more digits than Python reads
-        raise HTTPException(404) from None
-    scope["endpoint"] = route.endpoint
-    scope["route"] = route.original
-    scope[_TEMPLATE] = route.template
-    return route
+def _require_known(query: bytes, parameters: frozenset[str]) -> None:
+    given = {name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)}
+    unknown = sorted(given - parameters)
+    if unknown:
+        errors = [
+            {
+                "in": "query",
+                "pointer": "#/" + name[:100],
+                "what": "there is no such parameter",
+                "rule": "extra_forbidden",
+            }
+            for name in unknown
+        ]
+        raise Invalid(f"the query may have {', '.join(sorted(parameters - {PARAMETER})) or 'no parameters'}", errors)
 
 
 def _allowed(routes: Sequence[_Route]) -> str:
@@ -150,5 +256,27 @@ def _flat(found: RouteContext, short: bool) -> _Route | _Other:
         app=direct(found, fastapi) if short else fastapi,
         original=original,
         endpoint=found.endpoint,
+        terms=terms_of(found.endpoint),
+        quotas=quotas_of(found.endpoint),
+        priority=priority_of(found.endpoint),
         takes_form=found.body_field is not None and isinstance(found.body_field.field_info, Form),
+        is_json=answers.are_plain(found),
+        parameters=_parameters(found.dependant),
     )
+
+
+def _parameters(dependant: Dependant) -> frozenset[str] | None:
+    """Return the names that a query may have; None when a model or the route itself reads it."""
+    names = {PARAMETER}
+    for field in dependant.query_params:
+        kind, name = field.field_info.annotation, field.validation_alias or field.alias
+        if not (field_annotation_is_scalar(kind) or field_annotation_is_scalar_sequence(kind)):
+            return None
+        names.add(name)
+    for inner in dependant.dependencies:
+        inside = _parameters(inner)
+        if inside is None:
+            return None
+        names |= inside
+    reads = dependant.request_param_name is not None or dependant.http_connection_param_name is not None
+    return None if reads and dependant.call not in (begin, caller) else frozenset(names)

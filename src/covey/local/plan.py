@@ -17,7 +17,10 @@ from covey.local.system import ONE_PROCESS, REFERENCE, System
 Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 """Given the name of a process and what it would be told, returns what it is told instead."""
 
-_GIVEN_BY_COVEY = ("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL", "COVEY_SERVICE")
+_GIVEN_BY_COVEY = (
+    *("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL", "COVEY_SERVICE"),
+    "DEVELOPMENT_KEY",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class Plan:
     database_urls: Mapping[str, str]
     outer_environment: Mapping[str, str]
     data: Path
+    development_key: str
 
     def told(self, member: Member) -> dict[str, str]:
         """Return what covey adds to the environment of that process."""
@@ -81,6 +85,7 @@ class Plan:
             "DATABASE_URL": self.database_urls[member.entry],
             "NATS_URL": self.addresses.nats_url,
             "VALKEY_URL": self.addresses.valkey_url,
+            "DEVELOPMENT_KEY": self.development_key,
         }
         return basics | backing | own
 

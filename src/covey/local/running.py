@@ -26,7 +26,9 @@ from covey.local.registry import registered
 from covey.local.state import StateFolder, StateLost, open_state
 from covey.local.status import write_status
 from covey.local.system import ONE_PROCESS, System, read_system
+from covey.local.tokens import development_key
 from covey.local.unit import Unit
+from covey.security.principal import DevelopmentTokens
 
 _DRAIN_SECONDS = 15.0
 """A service may take its `drain_timeout` (10 s by default) to finish, and a moment to close."""
@@ -101,6 +103,15 @@ class RunningSystem:
     def database_url(self, service: str) -> str:
         """Return the address of a service's database, for its role."""
         return self._plan.database_urls[service]
+
+    def token(self, subject: str, *roles: str) -> str:
+        """Return a token by which the services of this system know a subject, such as `user:0199…`, and its roles."""
+        return DevelopmentTokens(self._plan.development_key).mint(subject, *roles)
+
+    @property
+    def development_key(self) -> str:
+        """Return what development tokens of this system are signed with: for a process that mints them itself."""
+        return self._plan.development_key
 
     def replicas(self, service: str) -> list[Unit]:
         """Return the units of a service."""
@@ -264,6 +275,7 @@ async def _with_engines(system: System, folder: StateFolder, options: UpOptions)
         database_urls=database_urls,
         outer_environment=options.environment,
         data=folder.path / "data",
+        development_key=development_key(folder),
     )
     running = RunningSystem(plan, folder, options)
     running.adopt(backing)

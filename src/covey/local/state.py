@@ -137,6 +137,11 @@ class StateFolder:
         self._lock.close()
 
 
+def known_secret(path: Path, name: str) -> str | None:
+    """Return a secret of the state folder at `path`, open or not; None: it has none of that name."""
+    return _remembered(path / "secrets.json", _SECRETS_BY_NAME).get(name)
+
+
 async def open_state(path: Path) -> StateFolder:
     """Take hold of a state folder, made if there is none, and end what a dead supervisor left running.
 

@@ -24,6 +24,9 @@ FOLDER = "contracts"
 _NOBODY = 9
 """The port of the discard service, on which nobody listens: composing a service must connect to nothing."""
 
+_NO_KEY = "0" * 32
+"""Verifies no token: a service that is composed answers nobody."""
+
 _SECONDS = 30
 _ABSENT = object()
 
@@ -143,6 +146,7 @@ def _launches(system: System, environment: Mapping[str, str]) -> dict[str, Launc
         database_urls={name: f"postgresql://{nowhere}/{name}" for name in system.services},
         outer_environment=environment,
         data=system.root,
+        development_key=_NO_KEY,
     )
     services = [member for member in members if member.name in system.services]
     return {member.name: plan.program(member, plan.told(member)).prepare() for member in services}

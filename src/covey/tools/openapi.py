@@ -10,4 +10,4 @@ from covey.tools.surface import Surface
 
 def document(surface: Surface) -> dict[str, Any]:
     """Return what the service serves as `/openapi.json`."""
-    return openapi(surface.name, surface.routers, surface.version)
+    return openapi(surface.name, surface.routers, surface.version, surface.deprecated)

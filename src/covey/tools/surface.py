@@ -17,6 +17,7 @@ from typing import Any, get_args, get_type_hints
 from fastapi import APIRouter
 
 from covey.errors import DefinitionError
+from covey.http.versioning import Deprecated
 from covey.message import Command, Event, Message, Refused, Reply, stream_of
 from covey.messaging.router import External, Handled, Registration, merged
 from covey.saga.definition import Definition, is_command
@@ -36,6 +37,7 @@ class Surface:
     name: str
     version: str
     routers: Sequence[APIRouter]
+    deprecated: Mapping[int, Deprecated]
     sends: Models
     receives: Models
     replies: Mapping[str, frozenset[type[Reply]]]
@@ -61,6 +63,7 @@ def surface(name: str, version: str, parts: Parts, declared: Iterable[type[Messa
     return Surface(
         name=name,
         version=version,
+        deprecated=parts.deprecated,
         routers=parts.http,
         sends=_by_type(filter(_sent_by(name), (*declared, *_asked_by(parts.sagas)))),
         receives=receives,

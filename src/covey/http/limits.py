@@ -1,0 +1,119 @@
+"""Rate limits of routes, declared where the route is, told in every answer.
+
+    @api.post("/orders")
+    @limited("300/minute", "5000/day", but_not="staff")
+    async def create_order(...): ...
+
+Each caller has a count for each limit: the principal, or the address of who says nothing of themselves. Counts are
+exact over all processes that share a Valkey (`covey.resilience.rate_limit`), and taken in one round trip before the
+body is validated. An answer tells the quotas and what is left of them (`RateLimit-Policy` and `RateLimit`, draft 10 of
+https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/); a refusal is 429 with `Retry-After`. While
+Valkey is away each process counts for itself, unless the route says otherwise.
+
+The address is that of the connection: behind a proxy of yours have the server read the client's from it, or all its
+clients share one count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from math import ceil
+from typing import Any, TypeVar, get_args
+
+from starlette.types import Scope
+
+from covey.errors import DefinitionError, Rejected
+from covey.resilience.rate_limit import RateLimit, RateLimiter, Verdict, WhenAway
+from covey.security.principal import Principal
+from covey.valkey.client import Valkey
+
+F = TypeVar("F", bound=Callable[..., Any])
+Header = tuple[bytes, bytes]
+
+_QUOTAS = "covey_quotas"
+_ANONYMOUS = "address:"
+
+
+class RateLimited(Rejected):
+    """The caller has asked too often. The same request will do after `retry_after`; `told` is how the caller stands."""
+
+    retryable = True
+
+    def __init__(self, message: str, retry_after: timedelta | None = None, told: Sequence[Header] = ()) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.headers = {name.decode(): value.decode() for name, value in told}
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """The limits of one route by their names, who has none, and what holds while Valkey is away."""
+
+    limits: tuple[tuple[str, RateLimit], ...]
+    but_not: str | None
+    when_away: WhenAway
+
+    def about(self, subject: Principal | None) -> bool:
+        """Tell whether this caller is counted."""
+        return subject is None or self.but_not is None or self.but_not not in subject.roles
+
+
+def limited(*limits: str, but_not: str | None = None, when_away: WhenAway = "local") -> Callable[[F], F]:
+    """Have a route refuse who asks too often: "100/minute", "5/10 seconds".
+
+    Whoever has the role `but_not` is not counted. Raises DefinitionError for what is no limit.
+    """
+    parsed = tuple((text.replace(" ", ""), RateLimit.parse(text)) for text in limits)
+    if not parsed or when_away not in get_args(WhenAway):
+        raise DefinitionError(f"a route cannot be limited like this: {limits}, {when_away!r}")
+
+    def declared(endpoint: F) -> F:
+        setattr(endpoint, _QUOTAS, Quotas(parsed, but_not, when_away))
+        return endpoint
+
+    return declared
+
+
+def quotas_of(endpoint: Callable[..., Any]) -> Quotas | None:
+    """Return what a route's function was declared with."""
+    return getattr(endpoint, _QUOTAS, None)
+
+
+class Limits:
+    """Counts the requests of one service, in its system's Valkey or, without one, in this process."""
+
+    def __init__(self, valkey: Valkey | None, system: str, service: str) -> None:
+        prefix = f"covey:{system}:{service}:limit"
+        modes: tuple[WhenAway, ...] = get_args(WhenAway)
+        self._limiters = {mode: RateLimiter(valkey, prefix, mode) for mode in modes}
+
+    async def take(self, scope: Scope, route: str, quotas: Quotas, principal: Principal | None) -> list[Header]:
+        """Count a request of this route, and return what its answer has to tell.
+
+        Raises RateLimited, its quotas noted, and ValkeyUnavailable where the route is closed without Valkey.
+        """
+        subject = principal.subject if principal else _ANONYMOUS + _address(scope)
+        limits = [(f"{route}:{name}", limit) for name, limit in quotas.limits]
+        verdict = await self._limiters[quotas.when_away].take(subject, limits)
+        told = _told([name for name, _ in quotas.limits], verdict)
+        if not verdict.admitted:
+            seconds = ceil(verdict.retry_after.total_seconds())
+            raise RateLimited(f"too many requests: try again in {seconds} s", verdict.retry_after, told)
+        return told
+
+
+def _told(names: Sequence[str], verdict: Verdict) -> list[Header]:
+    """Return the quotas, and what is left of each until when; nothing when nobody counts."""
+    if not verdict.uses:
+        return []
+    pairs = list(zip(names, verdict.uses, strict=True))
+    policy = ", ".join(f'"{name}";q={use.limit.most};w={int(use.limit.span.total_seconds())}' for name, use in pairs)
+    state = ", ".join(f'"{name}";r={use.left};t={ceil(use.full_after.total_seconds())}' for name, use in pairs)
+    return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode())]
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
