@@ -49,6 +49,7 @@ from covey.settings import ServiceSettings, load
 from covey.telemetry.health import Readiness
 from covey.telemetry.redaction import redact_text, text_of
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
+from covey.valkey.client import Valkey, ValkeyOptions
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -59,7 +60,8 @@ log = structlog.get_logger("covey.service")
 class Parts:
     """What a service is made of: FastAPI routers, message routers, sagas, and what its routes find in `app.state`.
 
-    `limits` says what a request may be, `messaging` how messages are handled.
+    `limits` says what a request may be, `messaging` how messages are handled. With `valkey` the service opens
+    its Valkey, if it has one (VALKEY_URL); one that is away keeps it neither from starting nor from being ready.
     """
 
     http: Sequence[APIRouter] = ()
@@ -68,6 +70,7 @@ class Parts:
     state: dict[str, object] = field(default_factory=dict)
     messaging: MessagingOptions = field(default_factory=MessagingOptions)
     limits: HttpOptions = field(default_factory=HttpOptions)
+    valkey: bool = False
 
 
 Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
@@ -75,13 +78,17 @@ Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that has started. `app` is its ASGI application, for tests that need no socket."""
+    """A service that has started. `app` is its ASGI application, for tests that need no socket.
+
+    `valkey` is None when none of its parts asked for it, or VALKEY_URL is not set.
+    """
 
     app: Any
     messaging: Messaging
     database: Database
     telemetry: Telemetry
     readiness: Readiness
+    valkey: Valkey | None
 
 
 class Service(Generic[S]):
@@ -142,6 +149,7 @@ class Service(Generic[S]):
             if broker is None:
                 broker = await stack.enter_async_context(_nats(settings))
             parts = await stack.enter_async_context(self.composed(settings))
+            valkey = await self._open_valkey(stack, settings) if parts.valkey else None
             engine = SagaEngine(self.name, parts.sagas, telemetry)
             messaging = Messaging(
                 self.name, database, broker, [*parts.messages, engine.router()], telemetry, options=parts.messaging
@@ -162,7 +170,7 @@ class Service(Generic[S]):
                 version=self.version,
             )
             await stack.enter_async_context(messaging.running(settings.drain_timeout))
-            yield Running(app, messaging, database, telemetry, readiness)
+            yield Running(app, messaging, database, telemetry, readiness, valkey)
 
     async def serve(self, settings: S, stop: asyncio.Event, started: Callable[[], None]) -> None:
         """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it.
@@ -187,6 +195,13 @@ class Service(Generic[S]):
 
     async def _run(self, settings: S) -> None:
         await self.serve(settings, stopped_by_signals(), spare_what_is_there)
+
+    async def _open_valkey(self, stack: AsyncExitStack, settings: S) -> Valkey | None:
+        """Open the one client that all parts of the service share."""
+        if settings.valkey_url is None:
+            log.warning("no_valkey", service=self.name, hint="a part of it would use one: set VALKEY_URL")
+            return None
+        return await stack.enter_async_context(Valkey.open(settings.valkey_url, ValkeyOptions(name=self.name)))
 
     def _telemetry_options(self, settings: S) -> TelemetryOptions:
         return TelemetryOptions(
