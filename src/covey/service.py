@@ -30,6 +30,7 @@ import uvicorn
 import uvloop
 from fastapi import APIRouter
 
+from covey.cache.caches import Caches
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, CoveyError, DefinitionError, HistoryLost
 from covey.garbage import spare_what_is_there
@@ -154,6 +155,7 @@ class Service(Generic[S]):
             messaging = Messaging(
                 self.name, database, broker, [*parts.messages, engine.router()], telemetry, options=parts.messaging
             )
+            messaging.transactions.resources[Caches] = Caches(valkey, settings.system, self.name, telemetry.metrics)
             if parts.sagas:
                 timers = SagaTimers(database, messaging.transactions, messaging.wake)
                 messaging.add_role("saga timers", timers.run)
