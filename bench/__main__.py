@@ -25,6 +25,7 @@ QUESTIONS = {
     "resume": "bench.resume",
     "startup": "bench.startup",
     "http": "bench.http_bars",
+    "cache": "bench.cache",
     "orders": "bench.orders",
     "growth": "bench.growth",
 }

@@ -36,6 +36,7 @@ class Laboratory:
     postgres_url: str
     nats_urls: dict[str, str]
     collector: str
+    valkey_url: str
     pids: dict[str, int] = field(default_factory=dict)
     _templates: dict[str, str] = field(default_factory=dict)
 
@@ -74,7 +75,7 @@ async def laboratory(folder: Path, modes: Iterable[str] = (ALWAYS, DEFAULT)) -> 
         collector = await stack.enter_async_context(running("collector", "collector", folder / "collector.log"))
         endpoint = await collector.ask("endpoint")
         pids = {"collector": collector.process.pid}
-        yield Laboratory(folder, engines.postgres_url, nats, endpoint, pids)
+        yield Laboratory(folder, engines.postgres_url, nats, endpoint, engines.valkey_url, pids)
 
 
 async def run_sql(url: str, statements: str) -> None:
