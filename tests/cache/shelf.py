@@ -17,7 +17,8 @@ from covey.resilience.bulkhead import BulkheadOptions
 from covey.telemetry.metrics import Counter, Metrics
 from covey.valkey.client import Valkey, ValkeyOptions
 
-QUICK = ValkeyOptions(name="test", answer=timedelta(milliseconds=200))
+PATIENT = timedelta(seconds=5)
+"""How long a server may be silent in tests that are not about that, on a machine that has much else to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +106,10 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    url: str, system: str, read: Declaration | None = None, service: str = "shelf"
+    url: str, system: str, read: Declaration | None = None, service: str = "shelf", answer: timedelta = PATIENT
 ) -> AsyncIterator[Process]:
     """Have a process as long as the block runs."""
-    async with Valkey.open(url, QUICK) as valkey:
+    async with Valkey.open(url, ValkeyOptions(name="test", answer=answer)) as valkey:
         metrics = Metrics()
         caches = Caches(valkey, system, service, metrics)
         yield Process(system, valkey, caches, caches.of(read or declared()), metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
@@ -61,7 +62,7 @@ async def test_while_it_is_away_reads_are_loaded_without_waiting_for_it(cable: C
 
     found = [await one.get(shelf) for _ in range(200)]
 
-    assert asyncio.get_running_loop().time() - begun < 1
+    assert asyncio.get_running_loop().time() - begun < 2
     assert found == [Thing(1, 7)] * 200
     assert len(shelf.loads) == one.counted("reads", "away") == 200
 
@@ -108,20 +109,22 @@ async def test_it_is_used_again_when_it_is_back(cable: Cable, one: Process) -> N
     assert one.counted("reads", "hit") == 2
 
 
-async def test_one_that_falls_silent_costs_a_read_the_time_for_an_answer_once(cable: Cable, one: Process) -> None:
+async def test_one_that_falls_silent_costs_a_read_the_time_for_an_answer_once(cable: Cable, system_name: str) -> None:
     shelf = Shelf({1: 7})
-    await one.get(shelf)
-    cable.freeze()
-    begun = asyncio.get_running_loop().time()
+    async with process(cable.url, system_name, answer=timedelta(milliseconds=300)) as one:
+        await one.get(shelf)
+        cable.freeze()
+        begun = asyncio.get_running_loop().time()
 
-    found = [*await asyncio.gather(*(one.get(shelf) for _ in range(10))), *[await one.get(shelf) for _ in range(10)]]
+        found = await asyncio.gather(*(one.get(shelf) for _ in range(10)))
+        found += [await one.get(shelf) for _ in range(10)]
 
-    assert asyncio.get_running_loop().time() - begun < 1
-    assert found == [Thing(1, 7)] * 20
-    cable.thaw()
-    await eventually(lambda: one.valkey.is_connected)
-    await one.get(shelf)
-    assert await one.get(shelf) == Thing(1, 7)
+        assert asyncio.get_running_loop().time() - begun < 2
+        assert found == [Thing(1, 7)] * 20
+        cable.thaw()
+        await eventually(lambda: one.valkey.is_connected)
+        await one.get(shelf)
+        assert await one.get(shelf) == Thing(1, 7)
 
 
 async def test_what_was_changed_while_it_was_away_is_not_believed_when_it_is_back_with_the_old_value(

@@ -127,7 +127,7 @@ async def test_of_1_000_in_4_processes_who_ask_at_once_one_loads(
 class TestWhoLoads:
     async def test_and_dies_leaves_a_lease_that_runs_out(self, covey_engines: Engines, system_name: str) -> None:
         gate, shelf = Gate(), Shelf({1: 7})
-        read = declared(lease=100 * MS)
+        read = declared(lease=300 * MS)
         async with (
             process(covey_engines.valkey_url, system_name, read) as other,
             process(covey_engines.valkey_url, system_name, read) as dying,
@@ -155,7 +155,7 @@ class TestWhoLoads:
             assert shelf.loads == []
 
     async def test_and_hangs_is_not_waited_for_for_ever(self, covey_engines: Engines, system_name: str) -> None:
-        read = declared(lease=50 * MS)
+        read = declared(lease=300 * MS)
         gate = Gate()
         async with process(covey_engines.valkey_url, system_name, read) as one:
             hanging = asyncio.create_task(one.get(Shelf(pause=gate)))

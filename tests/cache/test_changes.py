@@ -15,8 +15,8 @@ from covey.testing.eventually import eventually
 from tests.cache.shelf import Gate, Process, Shelf, Thing, declared, process
 
 MS = timedelta(milliseconds=1)
-BRIEFLY = declared(hold=40 * MS)
-LONGER = declared(hold=1_000 * MS)
+BRIEFLY = declared(hold=1_000 * MS)
+LONGER = declared(hold=3_000 * MS)
 
 
 @pytest.fixture
@@ -153,8 +153,8 @@ async def races(one: Process, other: Process, announced: bool) -> None:
         return sum([await each.get(shelf, id_) != Thing(id_, 2) for each in (one, other)])
 
     wrong_at_once = 0
-    for first in range(0, RACES, 250):
-        wrong_at_once += sum(await asyncio.gather(*map(race, range(first, first + 250))))
+    for first in range(0, RACES, 100):
+        wrong_at_once += sum(await asyncio.gather(*map(race, range(first, first + 100))))
 
     await eventually(lambda: gone(one, RACES - 1))
     wrong_later = sum([await one.get(shelf, id_) != Thing(id_, 2) for id_ in range(RACES)])

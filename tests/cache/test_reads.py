@@ -46,7 +46,7 @@ class BookChanged(Event, type="library.book-changed.v1", key="book_id"):
     book_id: BookId
 
 
-@cached("book", CacheOptions(hold=timedelta(milliseconds=50)))
+@cached("book", CacheOptions(hold=timedelta(seconds=1)))
 async def book_by_id(work: Work, book_id: BookId) -> Book | None:
     """Return a book, or None."""
     row = await work.fetchrow("SELECT id, title FROM book WHERE id = $1", book_id)
