@@ -138,6 +138,7 @@ class TestWhoLoads:
             loading.cancel()
 
             assert await other.get(shelf) == Thing(1, 7)
+            assert await other.get(Shelf()) == Thing(1, 7)
 
         assert other.counted("waits", "another process") >= 1
         assert shelf.loads == [1]
