@@ -28,6 +28,7 @@ QUESTIONS = {
     "rate_limits": "bench.rate_limits",
     "pages": "bench.pages",
     "shedding": "bench.shedding",
+    "cache": "bench.cache",
     "orders": "bench.orders",
     "growth": "bench.growth",
 }

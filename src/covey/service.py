@@ -29,14 +29,16 @@ import structlog
 import uvicorn
 import uvloop
 from fastapi import APIRouter
+from fastapi.routing import iter_route_contexts
 
+from covey.cache.caches import Caches
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, CoveyError, DefinitionError, HistoryLost
 from covey.garbage import spare_what_is_there
 from covey.http.application import application
 from covey.http.edge import HttpOptions
 from covey.http.head import BoundedHead
-from covey.http.limits import Limits
+from covey.http.limits import Limits, quotas_of
 from covey.http.versioning import Deprecated
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
@@ -65,7 +67,9 @@ class Parts:
 
     `limits` says what a request may be, `messaging` how messages are handled, `deprecated` which versions of its API
     will end. `verifier` knows who makes a request: by default by the development tokens of its system, and where there
-    is no key for those, nobody is known, so that only public routes answer.
+    is no key for those, nobody is known, so that only public routes answer. With `valkey`, or with a route that is
+    limited, the service opens its Valkey, if it has one (VALKEY_URL); one that is away keeps it neither from starting
+    nor from being ready.
     """
 
     http: Sequence[APIRouter] = ()
@@ -76,6 +80,7 @@ class Parts:
     limits: HttpOptions = field(default_factory=HttpOptions)
     deprecated: Mapping[int, Deprecated] = field(default_factory=dict)
     verifier: Verifier | None = None
+    valkey: bool = False
 
 
 Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
@@ -83,13 +88,17 @@ Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that has started. `app` is its ASGI application, for tests that need no socket."""
+    """A service that has started. `app` is its ASGI application, for tests that need no socket.
+
+    `valkey` is None when none of its parts asked for it, or VALKEY_URL is not set.
+    """
 
     app: Any
     messaging: Messaging
     database: Database
     telemetry: Telemetry
     readiness: Readiness
+    valkey: Valkey | None
 
 
 class Service(Generic[S]):
@@ -149,12 +158,13 @@ class Service(Generic[S]):
             database = await stack.enter_async_context(Database.open(settings.database_url, _pool(self.name, settings)))
             if broker is None:
                 broker = await stack.enter_async_context(_nats(settings))
-            valkey = await _valkey(self.name, settings, stack)
             parts = await stack.enter_async_context(self.composed(settings))
+            valkey = await self._open_valkey(stack, settings) if _needs_valkey(parts) else None
             engine = SagaEngine(self.name, parts.sagas, telemetry)
             messaging = Messaging(
                 self.name, database, broker, [*parts.messages, engine.router()], telemetry, options=parts.messaging
             )
+            messaging.transactions.resources[Caches] = Caches(valkey, settings.system, self.name, telemetry.metrics)
             if parts.sagas:
                 timers = SagaTimers(database, messaging.transactions, messaging.wake)
                 messaging.add_role("saga timers", timers.run)
@@ -174,7 +184,7 @@ class Service(Generic[S]):
                 version=self.version,
             )
             await stack.enter_async_context(messaging.running(settings.drain_timeout))
-            yield Running(app, messaging, database, telemetry, readiness)
+            yield Running(app, messaging, database, telemetry, readiness, valkey)
 
     async def serve(self, settings: S, stop: asyncio.Event, started: Callable[[], None]) -> None:
         """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it.
@@ -199,6 +209,13 @@ class Service(Generic[S]):
 
     async def _run(self, settings: S) -> None:
         await self.serve(settings, stopped_by_signals(), spare_what_is_there)
+
+    async def _open_valkey(self, stack: AsyncExitStack, settings: S) -> Valkey | None:
+        """Open the one client that all parts of the service share."""
+        if settings.valkey_url is None:
+            log.warning("no_valkey", service=self.name, hint="a part of it would use one: set VALKEY_URL")
+            return None
+        return await stack.enter_async_context(Valkey.open(settings.valkey_url, ValkeyOptions(name=self.name)))
 
     def _telemetry_options(self, settings: S) -> TelemetryOptions:
         return TelemetryOptions(
@@ -268,6 +285,11 @@ class _Server(uvicorn.Server):
             ) from None
 
 
+def _needs_valkey(parts: Parts) -> bool:
+    endpoints = (found.endpoint for router in parts.http for found in iter_route_contexts(router.routes))
+    return parts.valkey or any(endpoint is not None and quotas_of(endpoint) for endpoint in endpoints)
+
+
 def _verifier(settings: ServiceSettings) -> Verifier:
     return Nobody() if settings.development_key is None else DevelopmentTokens(settings.development_key)
 
@@ -307,14 +329,6 @@ async def _nats(settings: ServiceSettings) -> AsyncIterator[Broker]:
     finally:
         with suppress(CoveyError):
             await broker.close()
-
-
-async def _valkey(service: str, settings: ServiceSettings, stack: AsyncExitStack) -> Valkey | None:
-    """Connect to Valkey, if the service has one. One that is away keeps no service from starting."""
-    if settings.valkey_url is None:
-        return None
-    options = ValkeyOptions(name=f"{service}-{settings.replica}")
-    return await stack.enter_async_context(Valkey.open(settings.valkey_url, options))
 
 
 def _readiness(database: Database, messaging: Messaging) -> Readiness:

@@ -161,6 +161,26 @@ class TestResources:
         async with Service("shop", parts).running(settings(database_url), MemoryBroker()) as running:
             assert (await ask(running.app, "POST", "/nowhere", body=b"x" * 11)).status == 413
 
+    async def test_include_valkey_where_a_part_asks_for_it_and_there_is_one(
+        self, database_url: str, covey_engines: Engines
+    ) -> None:
+        there = settings(database_url).model_copy(update={"valkey_url": covey_engines.valkey_url})
+        for asked, given, expected in [
+            (False, there, False),
+            (True, there, True),
+            (True, settings(database_url), False),
+        ]:
+            async with Service("shop", Parts(valkey=asked)).running(given, MemoryBroker()) as running:
+                assert (running.valkey is not None) is expected
+                assert running.valkey is None or await running.valkey.call("PING") == b"PONG"
+
+    async def test_include_a_valkey_that_is_away(self, database_url: str) -> None:
+        away = settings(database_url).model_copy(update={"valkey_url": "valkey://127.0.0.1:1"})
+        async with Service("shop", Parts(valkey=True)).running(away, MemoryBroker()) as running:
+            assert running.valkey is not None
+            assert not running.valkey.is_connected
+            assert (await ask(running.app, "GET", "/ready")).status == 200
+
     async def test_are_all_closed_at_the_end(self, database_url: str) -> None:
         async with Service("shop", Parts()).running(settings(database_url), MemoryBroker()) as running:
             assert (await running.readiness.report()).ready

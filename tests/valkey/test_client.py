@@ -77,6 +77,7 @@ async def test_an_error_inside_an_answer_is_refused_too(valkey: Valkey) -> None:
 async def test_while_the_server_is_away_calls_fail_at_once_and_later_succeed_again(covey_engines: Engines) -> None:
     async with Cable.to(covey_engines.valkey_url) as cable, Valkey.open(cable.url, QUICK) as valkey:
         cable.cut()
+        assert valkey.is_unbroken
         await eventually(lambda: not valkey.is_connected)
 
         with pytest.raises(ValkeyUnavailable, match="is away: the connection was lost"):
@@ -85,6 +86,7 @@ async def test_while_the_server_is_away_calls_fail_at_once_and_later_succeed_aga
         await eventually(lambda: valkey.is_connected)
 
         assert await valkey.call("PING") == b"PONG"
+        assert not valkey.is_unbroken
 
 
 async def test_a_server_that_never_answers_says_so(covey_engines: Engines) -> None:

@@ -6,4 +6,4 @@ from covey.service import Parts, Service
 from inventory_service.handlers import router
 from inventory_service.routes import api
 
-service = Service("inventory", Parts(http=[api], messages=[router]))
+service = Service("inventory", Parts(http=[api], messages=[router], valkey=True))

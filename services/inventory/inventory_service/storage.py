@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from covey.cache.reads import cached
 from covey.database.pagination import Column, Listing, Query
 from covey.work.unit_of_work import Work
 from inventory_service.domain import (
@@ -61,6 +62,7 @@ async def product_to_change(work: Work, product_id: ProductId) -> Product | None
     return _product(row) if row else None
 
 
+@cached("product")
 async def product_by_id(work: Work, product_id: ProductId) -> Product | None:
     """Return a product, or None."""
     row = await work.fetchrow(f"{_PRODUCT} WHERE id = $1", product_id)
@@ -85,7 +87,7 @@ async def products_after(work: Work, after: ProductId | None, limit: int) -> lis
 
 
 async def change_product(work: Work, product: Product) -> None:
-    """Write the new state of a product."""
+    """Write the new state of a product, and announce that what is kept of it is about to be an old one."""
     await work.execute(
         "UPDATE product SET name = $2, price_amount = $3, price_currency = $4, version = $5 WHERE id = $1",
         product.id,
@@ -94,6 +96,7 @@ async def change_product(work: Work, product: Product) -> None:
         product.price.currency,
         product.version,
     )
+    await product_by_id.changing(work, product.id)
 
 
 async def stock_of(work: Work, product_id: ProductId) -> Stock | None:

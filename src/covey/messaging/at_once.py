@@ -15,18 +15,21 @@ from covey.messaging.delivery import Received, received_delivery
 from covey.messaging.handling import Handling
 from covey.messaging.options import LANES
 from covey.messaging.router import External, Router
-from covey.work.unit_of_work import Work, begin, call_all, commit
+from covey.work.unit_of_work import Resources, Work, begin, call_all, commit
 
 
 class AtOnce:
     """Runs such turns for one service; a stream where one has failed is not tried again until `calm`."""
 
-    def __init__(self, service: str, router: Router, clock: Clock, handling: Handling, ends: Ends) -> None:
+    def __init__(
+        self, service: str, router: Router, clock: Clock, handling: Handling, ends: Ends, resources: Resources
+    ) -> None:
         self._service = service
         self._table = router.table
         self._clock = clock
         self._handling = handling
         self._ends = ends
+        self._resources = resources
         self._careful: set[str] = set()
 
     def suits(self, received: Received) -> bool:
@@ -56,7 +59,7 @@ class AtOnce:
                 await call_all(connection, [accept])
             return connection
 
-        batch = Batch(Work(None, self._service, self._clock, open_, accept))
+        batch = Batch(Work(None, self._service, self._clock, open_, accept, self._resources))
         batch.deliveries = [received_delivery(envelope, -1, False, None) for envelope in received.envelopes]
         try:
             await self._handling.all_of(connection, batch, {}, leave_it)

@@ -29,7 +29,7 @@ from covey.messaging.handling import Handling, Leave
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import Router
-from covey.work.unit_of_work import Work, begin, commit
+from covey.work.unit_of_work import Resources, Work, begin, commit
 
 _LOOK = "SELECT * FROM covey.look()"
 _TAKE = "SELECT * FROM covey.take($1, $2, $3)"
@@ -52,16 +52,18 @@ class Turns:
         calls: Calls,
         committed: Callable[[Work], None],
         observation: Observation,
+        resources: Resources,
     ) -> None:
         self._service = service
         self._clock = clock
+        self._resources = resources
         self._options = options
         self._owner = owner
         self._observation = observation
         self._ends = Ends(calls, committed, observation)
         dispatch = Dispatch(service, router, clock, owner, calls)
         self._handling = Handling(router, dispatch, options, observation)
-        self._at_once = AtOnce(service, router, clock, self._handling, self._ends)
+        self._at_once = AtOnce(service, router, clock, self._handling, self._ends, resources)
         self._cautious = 0
 
     async def look(self, connection: Connection) -> tuple[bool, bool]:
@@ -154,7 +156,7 @@ class Turns:
         while True:
             if self._cautious:
                 limit = 1
-            batch = Batch(Work(connection, self._service, self._clock))
+            batch = Batch(Work(connection, self._service, self._clock, resources=self._resources))
             await begin(connection)
             try:
                 batch.deliveries = await take(limit)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from covey.errors import ConfigurationError, CoveyError, ValkeyRefused, ValkeyUnavailable
+from covey.errors import ConfigurationError, CoveyError, ValkeyUnavailable
 from covey.valkey.address import Address, address_of
 from covey.valkey.connection import Connection, Part
 from covey.valkey.script import Script
@@ -39,6 +39,7 @@ class Valkey:
         self._problem = "not connected yet"
         self._refusal: ConfigurationError | None = None
         self._tried = asyncio.Event()
+        self._unbroken = True
 
     @classmethod
     @asynccontextmanager
@@ -64,20 +65,25 @@ class Valkey:
         """Tell whether a call would be sent."""
         return self._connection is not None
 
-    def call(self, *command: Part) -> Awaitable[Any]:
-        """Send a command and return what to await for its answer. See `Connection.call`."""
+    @property
+    def is_unbroken(self) -> bool:
+        """Tell whether it has been connected all the time since it was opened."""
+        return self._unbroken
+
+    @property
+    def connection(self) -> Connection:
+        """Return the present connection, for who must know that it is still the same. Raises ValkeyUnavailable."""
         if self._connection is None:
             raise ValkeyUnavailable(f"Valkey at {self._address} is away: {self._problem}")
-        return self._connection.call(*command)
+        return self._connection
+
+    def call(self, *command: Part) -> Awaitable[Any]:
+        """Send a command and return what to await for its answer. See `Connection.call`."""
+        return self.connection.call(*command)
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: Part) -> Any:
-        """Run a script with these keys and arguments: one round trip, two when the server does not know it yet."""
-        try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        except ValkeyRefused as refused:
-            if refused.code != "NOSCRIPT":
-                raise
-        return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
+        """Run a script with these keys and arguments. See `Connection.run`."""
+        return await self.connection.run(script, keys, *arguments)
 
     @asynccontextmanager
     async def connected(self, answer: timedelta) -> AsyncIterator[Connection]:
@@ -101,13 +107,14 @@ class Valkey:
                 try:
                     await connection.lost.wait()
                 finally:
-                    self._connection = None
+                    self._connection, self._unbroken = None, False
                     connection.close()
                 self._problem = connection.problem
             except CoveyError as error:
                 self._problem = str(error)
                 self._refusal = error if isinstance(error, ConfigurationError) else None
             failures += 1
+            self._unbroken = False
             _log.log(logging.WARNING if failures == 1 else logging.DEBUG, "Valkey is away: %s", self._problem)
             self._tried.set()
             await asyncio.sleep(min(_PAUSE_CAP_SECONDS, 0.05 * 2 ** min(failures - 1, 6)) * random.uniform(0.5, 1.0))

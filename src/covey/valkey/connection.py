@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import hiredis
 
 from covey.errors import ConfigurationError, ValkeyRefused, ValkeyUnavailable
 from covey.valkey.address import Address
+from covey.valkey.script import Script
 
 Part = str | bytes | int | float
 """A part of a command."""
@@ -99,6 +101,15 @@ class Connection(asyncio.Protocol):
             self._look_later()
         self._waiting.append(answer)
         return answer
+
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Part) -> Any:
+        """Run a script with these keys and arguments: one round trip, two when the server does not know it yet."""
+        try:
+            return await self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except ValkeyRefused as refused:
+            if refused.code != "NOSCRIPT":
+                raise
+        return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
 
     def answer_within(self, seconds: float) -> None:
         """Allow the server to be silent for so long from now on."""

@@ -7,11 +7,11 @@ Whoever publishes from a `Work` needs no broker: the relay does the rest, now or
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from itertools import count
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -29,6 +29,11 @@ _ENDED = "the block that this Work belongs to has ended: await everything inside
 
 Call = tuple[str, list[Any]]
 """A function of the schema `covey`, and its arguments."""
+
+Resources = Mapping[Any, Any]
+"""What a service shares among all its works, each under what its owner looks for: mostly its class."""
+
+NO_RESOURCES: Resources = MappingProxyType({})
 
 
 class Work:
@@ -52,6 +57,7 @@ class Work:
         "clock",
         "enqueued",
         "published",
+        "resources",
         "service",
         "state",
     )
@@ -63,9 +69,11 @@ class Work:
         clock: Clock,
         connect: Callable[[], Awaitable[Connection]] | None = None,
         first: Call | None = None,
+        resources: Resources = NO_RESOURCES,
     ) -> None:
         self.service = service
         self.clock = clock
+        self.resources = resources
         self._connection = connection
         self._connect = connect
         self._first = first  # what `connect` calls too; together with the rest if all of it is one statement
@@ -160,6 +168,11 @@ class Work:
         """Tell whether so much is to be published that a batch had better end here."""
         return self._outgoing.plenty
 
+    @property
+    def begun(self) -> bool:
+        """Tell whether the transaction has begun: with the first statement, or before the block."""
+        return self._connection is not None
+
     def end(self) -> None:
         """End with the block: who still holds it must not reach the connection, which is lent to somebody else then."""
         self._connection = self._ready = None
@@ -223,7 +236,10 @@ class Work:
 
 
 class Transactions:
-    """Where a service's work begins. `on_commit` is told of each work after its commit, and must not fail."""
+    """Where a service's work begins. `on_commit` is told of each work after its commit, and must not fail.
+
+    `resources` is what all works of the service share; whoever runs the service fills it before the first.
+    """
 
     def __init__(
         self,
@@ -236,6 +252,7 @@ class Transactions:
         self.service = service
         self.clock: Clock = clock or SystemClock()
         self.on_commit = on_commit
+        self.resources: dict[Any, Any] = {}
 
     def begin(self) -> Begun:
         """Begin a transaction: `async with transactions.begin() as work`.
@@ -259,7 +276,7 @@ class Transactions:
                 "joined() needs a connection with an open transaction, or messages would be written without their"
                 " effect: begin one first (SQLAlchemy begins it with the first statement: `await session.flush()`)"
             )
-        work = Work(connection, self.service, self.clock)
+        work = Work(connection, self.service, self.clock, resources=self.resources)
         try:
             yield work
             await work.flush()
@@ -285,7 +302,8 @@ class Begun:
 
     async def __aenter__(self) -> Work:
         self._connection: Connection | None = None
-        self._work = Work(None, self._transactions.service, self._transactions.clock, self._begin)
+        of = self._transactions
+        self._work = Work(None, of.service, of.clock, self._begin, None, of.resources)
         return self._work
 
     async def __aexit__(
