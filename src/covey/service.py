@@ -11,7 +11,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -21,9 +21,10 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import structlog
 import uvicorn
@@ -33,6 +34,7 @@ from fastapi import APIRouter
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, CoveyError, DefinitionError, HistoryLost
 from covey.garbage import spare_what_is_there
+from covey.grpc.options import GrpcOptions
 from covey.http.application import application
 from covey.http.edge import HttpOptions
 from covey.http.head import BoundedHead
@@ -50,6 +52,9 @@ from covey.telemetry.health import Readiness
 from covey.telemetry.redaction import redact_text, text_of
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 
+if TYPE_CHECKING:  # 70 ms that a service without gRPC must not pay
+    from covey.grpc.server import GrpcServer
+
 S = TypeVar("S", bound=ServiceSettings)
 
 log = structlog.get_logger("covey.service")
@@ -57,17 +62,19 @@ log = structlog.get_logger("covey.service")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a service is made of: FastAPI routers, message routers, sagas, and what its routes find in `app.state`.
+    """What a service is made of: routers, gRPC servicers, message routers, sagas, and what routes find in `app.state`.
 
-    `limits` says what a request may be, `messaging` how messages are handled.
+    `limits` says what a request may be, `calls` what a gRPC call may be, `messaging` how messages are handled.
     """
 
     http: Sequence[APIRouter] = ()
+    grpc: Sequence[object] = ()
     messages: Sequence[Router] = ()
     sagas: Sequence[Definition[Any]] = ()
     state: dict[str, object] = field(default_factory=dict)
     messaging: MessagingOptions = field(default_factory=MessagingOptions)
     limits: HttpOptions = field(default_factory=HttpOptions)
+    calls: GrpcOptions = field(default_factory=GrpcOptions)
 
 
 Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
@@ -75,13 +82,14 @@ Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that has started. `app` is its ASGI application, for tests that need no socket."""
+    """A service that has started. `app` is its ASGI application, `grpc` its gRPC server, if any: neither listens."""
 
     app: Any
     messaging: Messaging
     database: Database
     telemetry: Telemetry
     readiness: Readiness
+    grpc: GrpcServer | None = None
 
 
 class Service(Generic[S]):
@@ -134,7 +142,7 @@ class Service(Generic[S]):
 
     @asynccontextmanager
     async def running(self, settings: S, broker: Broker | None = None) -> AsyncIterator[Running]:
-        """Have everything but the socket running inside the block: resources, messaging, sagas, the application."""
+        """Have everything but the sockets running inside the block: resources, messaging, sagas, the application."""
         async with AsyncExitStack() as stack:
             telemetry = stack.enter_context(Telemetry.open(self._telemetry_options(settings)))
             stack.push(_log_failure)
@@ -161,17 +169,18 @@ class Service(Generic[S]):
                 options=parts.limits,
                 version=self.version,
             )
+            grpc = _grpc(parts, telemetry, readiness, messaging) if parts.grpc else None
             await stack.enter_async_context(messaging.running(settings.drain_timeout))
-            yield Running(app, messaging, database, telemetry, readiness)
+            yield Running(app, messaging, database, telemetry, readiness, grpc)
 
     async def serve(self, settings: S, stop: asyncio.Event, started: Callable[[], None]) -> None:
         """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it.
 
-        Calls `started` when all but its socket is up.
+        Calls `started` when all but its HTTP socket is up.
 
         It takes nothing that a process has one of, so that several services serve in one, each in a task of its own.
         """
-        async with self.running(settings) as running:
+        async with self.running(settings) as running, _listening(running.grpc, settings) as stop_grpc:
             started()
             server = _Server(_http(running.app, settings))
             serving = asyncio.create_task(server.serve(), name="http")
@@ -183,7 +192,7 @@ class Service(Generic[S]):
             log.info("draining", service=self.name)
             await asyncio.sleep(settings.unready_for.total_seconds())
             server.should_exit = True
-            await serving
+            await asyncio.gather(serving, stop_grpc())
 
     async def _run(self, settings: S) -> None:
         await self.serve(settings, stopped_by_signals(), spare_what_is_there)
@@ -269,6 +278,31 @@ def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout.total_seconds())),
         reset_contextvars=False,  # a request inherits from this task whose log it writes to
     )
+
+
+def _grpc(parts: Parts, telemetry: Telemetry, readiness: Readiness, messaging: Messaging) -> GrpcServer:
+    from covey.grpc.server import GrpcServer
+
+    return GrpcServer(parts.grpc, telemetry, readiness, messaging.transactions, parts.calls)
+
+
+@asynccontextmanager
+async def _listening(
+    server: GrpcServer | None, settings: ServiceSettings
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Have the gRPC server, if there is one, listen before HTTP does; yields what lets its calls finish and ends it."""
+    if server is None:
+        yield _nothing
+        return
+    await server.start(settings.host, settings.grpc_port)
+    try:
+        yield partial(server.stop, settings.drain_timeout)
+    finally:
+        await server.stop(timedelta(0))
+
+
+async def _nothing() -> None:
+    return None
 
 
 def _pool(service: str, settings: ServiceSettings) -> PoolOptions:

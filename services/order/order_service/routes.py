@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from covey.errors import Conflict, NotFound
+from covey.errors import Conflict, NotFound, Unavailable
 from covey.http.idempotency import IdempotentRoute
-from covey.http.transaction import Transaction
+from covey.http.transaction import Transaction, transactions_of
 from covey.ids import new_id
 from covey.saga.journal import history
 from order_service import domain, storage
@@ -34,6 +34,7 @@ from order_service.domain import (
     status_of,
 )
 from order_service.messages import OrderPlaced
+from order_service.ports import Customers
 from order_service.saga import place_order as placing
 from order_service.saga.place_order import PlaceOrder, place_order
 from order_service.saga.return_order import ReturnOrder, return_order
@@ -120,6 +121,19 @@ class OrderView(BaseModel):
     returns: list[ReturnView] = []
 
 
+class CustomerView(BaseModel):
+    """Whom an order is for. `name` is null while nobody can tell: the account is closed, or user does not answer."""
+
+    id: UserId
+    name: str | None
+
+
+class ExpandedOrderView(OrderView):
+    """An order with what other services know of it."""
+
+    customer: CustomerView
+
+
 class Happening(BaseModel):
     """Something that happened to an order."""
 
@@ -157,9 +171,16 @@ async def create_order(body: NewOrder, work: Transaction, response: Response) ->
 
 
 @api.get("/orders/{order_id}")
-async def get_order(order_id: OrderId, work: Transaction) -> OrderView:
-    """Return an order, with what is known of its shipment, and its returns."""
-    return await _whole(work, _exists(await storage.order_by_id(work, order_id), order_id))
+async def get_order(
+    order_id: OrderId, request: Request, expand: Literal["customer"] | None = None
+) -> OrderView | ExpandedOrderView:
+    """Return an order, with what is known of its shipment, and its returns; expanded, with its customer."""
+    async with transactions_of(request.scope).begin() as work:  # over before another service is asked
+        order = await _whole(work, _exists(await storage.order_by_id(work, order_id), order_id))
+    if expand is None:
+        return order
+    customer = CustomerView(id=order.user_id, name=await _name(request.app.state.customers, order.user_id))
+    return ExpandedOrderView(**dict(order), customer=customer)
 
 
 @api.get("/orders/{order_id}/history")
@@ -232,6 +253,14 @@ async def _noted(work: Transaction, order_id: OrderId, reason: str, stopped: boo
         raise Conflict(f"order {order_id} is being settled and can no longer be cancelled")
     await storage.keep_cancelling(work, order_id, reason)
     return _exists(await storage.order_by_id(work, order_id), order_id)
+
+
+async def _name(customers: Customers | None, user_id: UserId) -> str | None:
+    """Return what to call a customer. An order is shown without, when that cannot be told."""
+    try:
+        return await customers.name_of(user_id) if customers is not None else None
+    except Unavailable:
+        return None
 
 
 def _exists(found: Stored | None, order_id: OrderId) -> Stored:

@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import grpc
 import pytest
+from user_service.generated.user.v1.user_pb2_grpc import UserServiceStub
 from user_service.main import service
 
 from covey.database.pool import Database
 from covey.messaging.brokers.memory import MemoryBroker
+from covey.service import Running
 from covey.settings import ServiceSettings
-from covey.testing.serving import serving
+from covey.testing.serving import serving, serving_grpc
 from covey.work.unit_of_work import Transactions
 
 
@@ -29,12 +32,22 @@ def transactions(database: Database) -> Transactions:
 
 
 @pytest.fixture
-async def http(database_url: str, memory_broker: MemoryBroker) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of the running service."""
+async def running(database_url: str, memory_broker: MemoryBroker) -> AsyncIterator[Running]:
+    """The running service."""
     settings = ServiceSettings(database_url=database_url, nats_url="nats://unused")
-    async with (
-        service.running(settings, memory_broker) as running,
-        serving(running.app) as url,
-        aiohttp.ClientSession(url) as client,
-    ):
+    async with service.running(settings, memory_broker) as running:
+        yield running
+
+
+@pytest.fixture
+async def http(running: Running) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of the running service."""
+    async with serving(running.app) as url, aiohttp.ClientSession(url) as client:
         yield client
+
+
+@pytest.fixture
+async def users(running: Running) -> AsyncIterator[UserServiceStub]:
+    """A gRPC client of the running service, as anybody may have one."""
+    async with serving_grpc(running.grpc) as address, grpc.aio.insecure_channel(address) as channel:
+        yield UserServiceStub(channel)
