@@ -18,7 +18,7 @@ test crash-test safeguards: export TMPDIR ?= $(MEMORY)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format drill crash-test crash-points safeguards bench lock clean
+.PHONY: help setup demo up test lint format drill crash-test crash-points safeguards bench proto lock clean
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -56,6 +56,9 @@ safeguards: $(READY) ## Remove one safeguard at a time and see the test that it 
 
 bench: $(READY) ## Measure against the bars, write bench/RESULTS.md; an hour, 40 GB and a quiet machine
 	$(RUN) -m bench
+
+proto: $(READY) ## Write the Python of the protobuf contracts
+	$(RUN) -m covey.tools.proto
 
 lock: ## Resolve the dependencies anew and write requirements.lock
 	rm -f uv.lock # local wheels, as pip may prefer them here, have the hashes of one platform only

@@ -7,6 +7,8 @@ from collections.abc import Generator
 
 import pytest
 
+import covey.grpc  # noqa: F401 - as in a service, before anybody imports grpc
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:

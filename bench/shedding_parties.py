@@ -15,10 +15,10 @@ import httptools
 from fastapi import APIRouter
 
 from bench.party import Deed, play
-from covey.http.access import public
 from covey.http.application import application
 from covey.http.shedding import priority
 from covey.resilience.load_shedding import Priority
+from covey.security.access import public
 from covey.telemetry.health import Readiness
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 from covey.testing.serving import serving

@@ -4,7 +4,7 @@
     ├── Rejected                 the caller's fault; the same request will fail again
     │   ├── Invalid              what was sent breaks a rule (HTTP 422)
     │   │   ├── Unreadable       what was sent cannot even be parsed (HTTP 400)
-    │   │   └── KeyReused        the idempotency key belongs to another request [http.idempotency]
+    │   │   └── KeyReused        the idempotency key belongs to another request [work.idempotency]
     │   ├── Unauthenticated      nobody we know (HTTP 401)
     │   │   └── InvalidToken     a token that says nothing of who brings it [security.principal]
     │   ├── Forbidden            known, but not allowed (HTTP 403)

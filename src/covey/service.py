@@ -11,7 +11,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -21,9 +21,10 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import structlog
 import uvicorn
@@ -35,6 +36,7 @@ from covey.cache.caches import Caches
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, CoveyError, DefinitionError, HistoryLost
 from covey.garbage import spare_what_is_there
+from covey.grpc.options import GrpcOptions
 from covey.http.application import application
 from covey.http.edge import HttpOptions
 from covey.http.head import BoundedHead
@@ -56,6 +58,9 @@ from covey.telemetry.redaction import redact_text, text_of
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 from covey.valkey.client import Valkey, ValkeyOptions
 
+if TYPE_CHECKING:  # 70 ms that a service without gRPC must not pay
+    from covey.grpc.server import GrpcServer
+
 S = TypeVar("S", bound=ServiceSettings)
 
 log = structlog.get_logger("covey.service")
@@ -63,21 +68,23 @@ log = structlog.get_logger("covey.service")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a service is made of: FastAPI routers, message routers, sagas, and what its routes find in `app.state`.
+    """What a service is made of: routers, gRPC servicers, message routers, sagas, and what routes find in `app.state`.
 
-    `limits` says what a request may be, `messaging` how messages are handled, `deprecated` which versions of its API
-    will end. `verifier` knows who makes a request: by default by the development tokens of its system, and where there
-    is no key for those, nobody is known, so that only public routes answer. With `valkey`, or with a route that is
-    limited, the service opens its Valkey, if it has one (VALKEY_URL); one that is away keeps it neither from starting
-    nor from being ready.
+    `limits` says what a request may be, `calls` what a gRPC call may be, `messaging` how messages are handled,
+    `deprecated` which versions of its API will end. `verifier` knows who makes a request: by default by the development
+    tokens of its system, and where there is no key for those, nobody is known, so that only public routes answer. With
+    `valkey`, or with a route that is limited, the service opens its Valkey, if it has one (VALKEY_URL); one that is
+    away keeps it neither from starting nor from being ready.
     """
 
     http: Sequence[APIRouter] = ()
+    grpc: Sequence[object] = ()
     messages: Sequence[Router] = ()
     sagas: Sequence[Definition[Any]] = ()
     state: dict[str, object] = field(default_factory=dict)
     messaging: MessagingOptions = field(default_factory=MessagingOptions)
     limits: HttpOptions = field(default_factory=HttpOptions)
+    calls: GrpcOptions = field(default_factory=GrpcOptions)
     deprecated: Mapping[int, Deprecated] = field(default_factory=dict)
     verifier: Verifier | None = None
     valkey: bool = False
@@ -88,7 +95,7 @@ Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that has started. `app` is its ASGI application, for tests that need no socket.
+    """A service that has started. `app` is its ASGI application, `grpc` its gRPC server, if any: neither listens.
 
     `valkey` is None when none of its parts asked for it, or VALKEY_URL is not set.
     """
@@ -99,6 +106,7 @@ class Running:
     telemetry: Telemetry
     readiness: Readiness
     valkey: Valkey | None
+    grpc: GrpcServer | None = None
 
 
 class Service(Generic[S]):
@@ -151,7 +159,7 @@ class Service(Generic[S]):
 
     @asynccontextmanager
     async def running(self, settings: S, broker: Broker | None = None) -> AsyncIterator[Running]:
-        """Have everything but the socket running inside the block: resources, messaging, sagas, the application."""
+        """Have everything but the sockets running inside the block: resources, messaging, sagas, the application."""
         async with AsyncExitStack() as stack:
             telemetry = stack.enter_context(Telemetry.open(self._telemetry_options(settings)))
             stack.push(_log_failure)
@@ -170,6 +178,7 @@ class Service(Generic[S]):
                 messaging.add_role("saga timers", timers.run)
                 messaging.add_role("saga retention", Retention(database, SAGAS).run)
             readiness = _readiness(database, messaging)
+            verifier = parts.verifier or _verifier(settings)
             app = application(
                 self.name,
                 list(parts.http),
@@ -178,22 +187,23 @@ class Service(Generic[S]):
                 transactions=messaging.transactions,
                 state=parts.state,
                 deprecated=parts.deprecated,
-                verifier=parts.verifier or _verifier(settings),
+                verifier=verifier,
                 limits=Limits(valkey, settings.system, self.name),
                 options=parts.limits,
                 version=self.version,
             )
+            grpc = _grpc(parts, telemetry, readiness, messaging, verifier) if parts.grpc else None
             await stack.enter_async_context(messaging.running(settings.drain_timeout))
-            yield Running(app, messaging, database, telemetry, readiness, valkey)
+            yield Running(app, messaging, database, telemetry, readiness, valkey, grpc)
 
     async def serve(self, settings: S, stop: asyncio.Event, started: Callable[[], None]) -> None:
         """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it.
 
-        Calls `started` when all but its socket is up.
+        Calls `started` when all but its HTTP socket is up.
 
         It takes nothing that a process has one of, so that several services serve in one, each in a task of its own.
         """
-        async with self.running(settings) as running:
+        async with self.running(settings) as running, _listening(running.grpc, settings) as stop_grpc:
             started()
             server = _Server(_http(running.app, settings))
             serving = asyncio.create_task(server.serve(), name="http")
@@ -205,7 +215,7 @@ class Service(Generic[S]):
             log.info("draining", service=self.name)
             await asyncio.sleep(settings.unready_for.total_seconds())
             server.should_exit = True
-            await serving
+            await asyncio.gather(serving, stop_grpc())
 
     async def _run(self, settings: S) -> None:
         await self.serve(settings, stopped_by_signals(), spare_what_is_there)
@@ -307,6 +317,33 @@ def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout.total_seconds())),
         reset_contextvars=False,  # a request inherits from this task whose log it writes to
     )
+
+
+def _grpc(
+    parts: Parts, telemetry: Telemetry, readiness: Readiness, messaging: Messaging, verifier: Verifier
+) -> GrpcServer:
+    from covey.grpc.server import GrpcServer
+
+    return GrpcServer(parts.grpc, telemetry, readiness, messaging.transactions, parts.calls, verifier)
+
+
+@asynccontextmanager
+async def _listening(
+    server: GrpcServer | None, settings: ServiceSettings
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Have the gRPC server, if there is one, listen before HTTP does; yields what lets its calls finish and ends it."""
+    if server is None:
+        yield _nothing
+        return
+    await server.start(settings.host, settings.grpc_port)
+    try:
+        yield partial(server.stop, settings.drain_timeout)
+    finally:
+        await server.stop(timedelta(0))
+
+
+async def _nothing() -> None:
+    return None
 
 
 def _pool(service: str, settings: ServiceSettings) -> PoolOptions:

@@ -53,6 +53,7 @@ class ServiceSettings(BaseSettings):
     )
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    grpc_port: int = Field(default=50051, ge=0, le=65535, description="the port for gRPC, for a service that serves it")
     system: str = Field(default="covey", validation_alias=AliasChoices("COVEY_SYSTEM", "system"))
     replica: str = Field(default="1", validation_alias=AliasChoices("COVEY_REPLICA", "replica"))
     covey_service: str | None = Field(default=None, description="what covey.toml calls this service, if it has one")

@@ -16,13 +16,13 @@ from covey.cache.caches import Caches
 from covey.cache.options import CacheOptions
 from covey.cache.reads import cached
 from covey.database.pool import Database
-from covey.http.access import public
 from covey.http.transaction import Transaction
 from covey.ids import new_id
 from covey.local.engines.embedded import Engines
 from covey.message import Event
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.router import Router
+from covey.security.access import public
 from covey.service import Parts, Running, Service
 from covey.settings import ServiceSettings
 from covey.telemetry.metrics import Counter

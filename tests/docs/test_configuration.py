@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from covey.database.pool import PoolOptions
 from covey.errors import ConfigurationError
+from covey.grpc.options import GrpcOptions, KeepAlive
 from covey.http.edge import HttpOptions
 from covey.local.system import DemoEntry, DrillEntry, NatsEntry, ProcessEntry, ServiceEntry, System
 from covey.messaging.options import MessagingOptions
@@ -41,6 +42,8 @@ def written(default: Any) -> str:
             return f"{default.total_seconds():g} s"
         case frozenset():
             return ", ".join(sorted(default))
+        case KeepAlive():
+            return "KeepAlive()" if default == KeepAlive() else str(default)
         case _:
             return str(default)
 
@@ -86,7 +89,8 @@ def test_every_key_of_the_system_file_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "options"), [("Messaging", MessagingOptions), ("HTTP", HttpOptions), ("Database", PoolOptions)]
+    ("section", "options"),
+    [("Messaging", MessagingOptions), ("HTTP", HttpOptions), ("gRPC", GrpcOptions), ("Database", PoolOptions)],
 )
 def test_every_option_is_on_the_page(section: str, options: Any) -> None:
     assert documented(section) == {field.name: written(field.default) for field in fields(options)}

@@ -57,7 +57,15 @@ def test_every_log_line_is_on_the_page() -> None:
     prose = {line for line in documented("Log lines") if not _METRIC.fullmatch(line)}
 
     assert documented("Log lines") - prose == events
-    assert prose == {"draining", "request", "request failed", "connected to NATS at …", "NATS: …"}
+    assert prose == {
+        "draining",
+        "request",
+        "request failed",
+        "call",
+        "call failed",
+        "connected to NATS at …",
+        "NATS: …",
+    }
 
 
 def test_retention_is_as_the_page_says() -> None:

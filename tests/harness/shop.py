@@ -96,6 +96,7 @@ async def _replica(floor: Floor, name: str, service: str, number: int, told: Map
         "COVEY_REPLICA": str(number),
         "HOST": "127.0.0.1",
         "PORT": str(floor.port()),
+        "GRPC_PORT": "0",
         "NATS_URL": floor.engines["nats"].url,
         "DEVELOPMENT_KEY": KEY,
         "LOG_LEVEL": "INFO",

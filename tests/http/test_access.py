@@ -14,10 +14,11 @@ from starlette.routing import Mount, Route
 
 from covey import context
 from covey.errors import DefinitionError, Unavailable
-from covey.http.access import Caller, public, require_owner, requires
+from covey.http.access import Caller
 from covey.http.application import Application
 from covey.http.edge import HttpOptions
 from covey.http.transaction import Transaction
+from covey.security.access import public, require_owner, requires
 from covey.security.principal import DevelopmentTokens, Principal
 from covey.testing.asgi import Answer, ask, scope_of
 from covey.testing.tokens import KEY, bearer

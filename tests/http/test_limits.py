@@ -11,10 +11,10 @@ import pytest
 from fastapi import APIRouter
 
 from covey.errors import DefinitionError
-from covey.http.access import public
 from covey.http.application import Application
 from covey.http.limits import Limits, limited
 from covey.local.engines.embedded import Engines
+from covey.security.access import public
 from covey.security.principal import DevelopmentTokens
 from covey.testing.asgi import Answer, ask
 from covey.testing.cable import Cable

@@ -19,10 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, Json, field_validator
 from covey import errors
 from covey.http.application import Application
 from covey.http.body import TooSlow
-from covey.http.idempotency import KeyReused
 from covey.http.problems import problem_of
 from covey.testing.asgi import Answer, ask, scope_of
-from covey.work.idempotency import InProgress
+from covey.work.idempotency import InProgress, KeyReused
 
 Make = Callable[..., Application]
 Log = Callable[[], list[dict[str, Any]]]

@@ -61,6 +61,7 @@ name = "{name}"
 [services.alpha]
 env = {{ PEER = "{{processes.helper.url}}", WIRE = "tcp://{{processes.helper.wire}}" }}
 [services.beta]
+env = {{ ALPHA = "{{services.alpha.grpc}}" }}
 [processes.helper]
 command = "python -m helper"
 ports = ["wire"]

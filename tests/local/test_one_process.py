@@ -88,7 +88,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 import structlog
 from fastapi import APIRouter
-from covey.http.access import public
+from covey.security.access import public
 from covey.service import Parts, Service
 from covey.settings import ServiceSettings
 

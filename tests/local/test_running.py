@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -224,6 +225,27 @@ async def test_replicas_have_ports_and_labels_of_their_own(system_root: Path, gi
     assert first["PORT"] != second["PORT"]
     assert (first["COVEY_REPLICA"], second["COVEY_REPLICA"]) == ("1", "2")
     assert first["DATABASE_URL"] == second["DATABASE_URL"]
+
+
+async def test_every_service_has_a_port_for_grpc_and_others_are_told_of_it(
+    system_root: Path, given: Mapping[str, str]
+) -> None:
+    async with up(system_root, UpOptions(environment=given, replicas={"alpha": 2})) as system:
+        first, second = [await told(unit.url) for unit in system.replicas("alpha")]
+        beta = await told(system.url("beta"))
+
+    assert beta["ALPHA"] == f"127.0.0.1:{first['GRPC_PORT']}"
+    assert len({first["PORT"], first["GRPC_PORT"], second["PORT"], second["GRPC_PORT"], beta["GRPC_PORT"]}) == 5
+
+
+async def test_scaling_one_leaves_the_ports_of_others_as_they_are(system_root: Path, given: Mapping[str, str]) -> None:
+    """Also those on which somebody listens by now."""
+    async with up(system_root, UpOptions(environment=given)) as system:
+        before = await system.told("alpha")
+        with socket.create_server(("127.0.0.1", int(before["GRPC_PORT"]))):
+            await system.scale("beta", 2)
+
+            assert await system.told("alpha") == before
 
 
 async def test_a_process_can_be_told_something_else_to_put_a_proxy_in_between(

@@ -159,7 +159,7 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
         ),
         pytest.param(
             '[system]\nname = "a"\n[services.alpha]\nenv = { A = "{services.alpha.smtp}" }\n',
-            r"line 4: services\.alpha\.env\.A: \{services\.alpha\.smtp\} names nothing: .* url in services\.alpha",
+            r"line 4: services\.alpha\.env\.A: \{services\.alpha\.smtp\} names nothing: .* url, grpc in services",
             id="a port of a service",
         ),
         pytest.param(

@@ -32,7 +32,7 @@ from covey.testing.eventually import eventually
 PROGRAM = """
 import asyncio
 from fastapi import APIRouter
-from covey.http.access import public
+from covey.security.access import public
 from covey.http.transaction import Transaction
 from covey.service import Parts, Service
 

@@ -21,6 +21,7 @@ import sandbox_provider.api
 import shipping_service.main
 import user_service.main
 from notification_service.main import NotificationSettings
+from order_service.main import OrderSettings
 from payment_service.main import PaymentSettings
 from shipping_service.main import ShippingSettings
 
@@ -98,7 +99,9 @@ async def shop(sources: Sources, smtp_url: str) -> AsyncIterator[Shop]:
     logs = MemoryLogs()
     async with AsyncExitStack() as stack:
         apps = {
-            "order": order_service.main.service.running(_settings(databases["order"]), MemoryBroker(logs)),
+            "order": order_service.main.service.running(
+                OrderSettings(database_url=databases["order"], nats_url="nats://unused"), MemoryBroker(logs)
+            ),
             "inventory": inventory_service.main.service.running(_settings(databases["inventory"]), MemoryBroker(logs)),
             "payment": payment_service.main.service.running(
                 PaymentSettings(

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from covey.http.access import public
 from covey.http.transaction import Transaction
 from covey.message import Event
 from covey.messaging.router import Router
+from covey.security.access import public
 from covey.service import Parts, Service
 from covey.work.unit_of_work import Work
 

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from covey.database import pagination
 from covey.database.pagination import MOST
 from covey.errors import NotFound
-from covey.http.access import public, requires
 from covey.http.conditional import IfMatch, require_match, tag
 from covey.http.idempotency import IdempotentRoute
 from covey.http.lists import Cursor, Limit
@@ -18,6 +17,7 @@ from covey.http.shedding import priority
 from covey.http.transaction import Transaction
 from covey.ids import new_id
 from covey.resilience.load_shedding import Priority
+from covey.security.access import public, requires
 from inventory_service import storage
 from inventory_service.domain import (
     MAX_NAME_LENGTH,

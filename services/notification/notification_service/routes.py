@@ -9,9 +9,10 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from covey.errors import Invalid, NotFound
-from covey.http.access import Caller, require_owner
+from covey.http.access import Caller
 from covey.http.idempotency import IdempotentRoute
 from covey.http.transaction import Transaction
+from covey.security.access import require_owner
 from notification_service import storage
 from notification_service.domain import MailId, OrderId, Status, UserId
 from notification_service.storage import Stored

@@ -6,20 +6,21 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from covey.database import pagination
-from covey.errors import Conflict, Invalid, NotFound
-from covey.http.access import Caller, require_owner
+from covey.errors import Conflict, Invalid, NotFound, Unavailable
+from covey.http.access import Caller
 from covey.http.idempotency import IdempotentRoute
 from covey.http.limits import limited
 from covey.http.lists import Cursor, Limit
 from covey.http.shedding import priority
-from covey.http.transaction import Transaction
+from covey.http.transaction import Transaction, transactions_of
 from covey.ids import new_id
 from covey.resilience.load_shedding import Priority
 from covey.saga.journal import history
+from covey.security.access import require_owner
 from order_service import domain, storage
 from order_service.domain import (
     MAX_LINES,
@@ -41,6 +42,7 @@ from order_service.domain import (
     status_of,
 )
 from order_service.messages import OrderPlaced
+from order_service.ports import Customers
 from order_service.saga import place_order as placing
 from order_service.saga.place_order import PlaceOrder, place_order
 from order_service.saga.return_order import ReturnOrder, return_order
@@ -134,6 +136,19 @@ class OrderList(BaseModel):
     next: str | None
 
 
+class CustomerView(BaseModel):
+    """Whom an order is for. `name` is null while nobody can tell: the account is closed, or user does not answer."""
+
+    id: UserId
+    name: str | None
+
+
+class ExpandedOrderView(OrderView):
+    """An order with what other services know of it."""
+
+    customer: CustomerView
+
+
 class Happening(BaseModel):
     """Something that happened to an order."""
 
@@ -174,9 +189,16 @@ async def create_order(body: NewOrder, caller: Caller, work: Transaction, respon
 
 
 @api.get("/orders/{order_id}")
-async def get_order(order_id: OrderId, caller: Caller, work: Transaction) -> OrderView:
-    """Return an order, with what is known of its shipment, and its returns."""
-    return await _whole(work, _own(caller, await storage.order_by_id(work, order_id), order_id))
+async def get_order(
+    order_id: OrderId, request: Request, caller: Caller, expand: Literal["customer"] | None = None
+) -> OrderView | ExpandedOrderView:
+    """Return an order, with what is known of its shipment, and its returns; expanded, with its customer."""
+    async with transactions_of(request.scope).begin() as work:  # over before another service is asked
+        order = await _whole(work, _own(caller, await storage.order_by_id(work, order_id), order_id))
+    if expand is None:
+        return order
+    customer = CustomerView(id=order.user_id, name=await _name(request.app.state.customers, order.user_id))
+    return ExpandedOrderView(**dict(order), customer=customer)
 
 
 @api.get("/orders")
@@ -293,6 +315,14 @@ def _own(caller: Caller, found: Stored | None, order_id: OrderId) -> Stored:
 
 def _require_owner(caller: Caller, user_id: UserId) -> None:
     require_owner(caller, f"user:{user_id}", or_role="staff")
+
+
+async def _name(customers: Customers | None, user_id: UserId) -> str | None:
+    """Return what to call a customer. An order is shown without, when that cannot be told."""
+    try:
+        return await customers.name_of(user_id) if customers is not None else None
+    except Unavailable:
+        return None
 
 
 def _exists(found: Stored | None, order_id: OrderId) -> Stored:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from order_service.main import service
+from order_service.main import OrderSettings, service
 
 from covey.database.pool import Database
 from covey.messaging.brokers.memory import MemoryBroker
-from covey.settings import ServiceSettings
 from covey.testing.serving import serving
 from covey.testing.tokens import KEY, bearer
 from covey.work.unit_of_work import Transactions
@@ -32,7 +31,7 @@ def transactions(database: Database) -> Transactions:
 @pytest.fixture
 async def http(database_url: str, memory_broker: MemoryBroker) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of the running service."""
-    settings = ServiceSettings(database_url=database_url, nats_url="nats://unused", development_key=KEY)
+    settings = OrderSettings(database_url=database_url, nats_url="nats://unused", development_key=KEY)
     async with (
         service.running(settings, memory_broker) as running,
         serving(running.app) as url,

@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from covey.errors import NotFound
-from covey.http.access import requires
 from covey.http.idempotency import IdempotentRoute, KeyRequiredRoute
 from covey.http.transaction import Transaction
 from covey.ids import new_id
+from covey.security.access import requires
 from payment_service import domain, storage
 from payment_service.domain import Invoice, InvoiceId, Money, OrderId, Payment, PaymentId
 from payment_service.messages import RefundPayment

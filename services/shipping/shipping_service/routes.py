@@ -8,9 +8,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from covey.errors import NotFound
-from covey.http.access import Caller, require_owner, requires
+from covey.http.access import Caller
 from covey.http.idempotency import IdempotentRoute
 from covey.http.transaction import Transaction
+from covey.security.access import require_owner, requires
 from shipping_service import domain, storage
 from shipping_service.domain import Line, OrderId, Progress, Return, ReturnId, Shipment, ShipmentId, UserId
 from shipping_service.handlers import changed

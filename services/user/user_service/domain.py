@@ -8,6 +8,8 @@ earlier version takes it for the newest. Pure: no I/O and no clock.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NewType
 from uuid import UUID
@@ -43,6 +45,27 @@ class Profile:
             raise Invalid(f"a name has 1 to {MAX_NAME_LENGTH} characters and is not blank")
 
 
+def checked_profile(name: str, email: str, phone: str | None, age: int | None) -> Profile:
+    """Return a profile from what somebody has sent. Raises Invalid with every field that breaks a rule."""
+    broken = [
+        {"in": "message", "pointer": f"#/{field}", "what": what} for field, what in _broken(name, email, phone, age)
+    ]
+    if broken:
+        raise Invalid("; ".join(f"{one['pointer'].removeprefix('#/')}: {one['what']}" for one in broken), broken)
+    return Profile(name, email, phone, age)
+
+
+def _broken(name: str, email: str, phone: str | None, age: int | None) -> Iterator[tuple[str, str]]:
+    if not name.strip() or len(name) > MAX_NAME_LENGTH:
+        yield "name", f"it has 1 to {MAX_NAME_LENGTH} characters and is not blank"
+    if len(email) > MAX_EMAIL_LENGTH or not re.fullmatch(EMAIL, email):
+        yield "email", f"it is an e-mail address of at most {MAX_EMAIL_LENGTH} characters"
+    if phone is not None and not re.fullmatch(PHONE, phone):
+        yield "phone", "it is a number with its country, such as +4915112345678"
+    if age is not None and not 0 <= age <= MAX_AGE:
+        yield "age", f"it is 0 to {MAX_AGE}"
+
+
 @dataclass(frozen=True, slots=True)
 class Preferences:
     """What somebody wants mail about, and in which language. Advertising is for those who asked for it."""
@@ -71,8 +94,10 @@ class User:
         self._require(seen)
         return replace(self, preferences=preferences, version=self.version + 1)
 
-    def closed(self) -> Closed:
-        """Return what stays of the account."""
+    def closed(self, seen: int | None = None) -> Closed:
+        """Return what stays of the account. `seen` is the version that the caller has read, if it has."""
+        if seen is not None:
+            self._require(seen)
         return Closed(self.id, self.version + 1)
 
     def _require(self, seen: int) -> None:

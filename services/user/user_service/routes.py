@@ -7,13 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from covey.errors import NotFound
-from covey.http.access import Caller, public, require_owner, requires
+from covey.http.access import Caller
 from covey.http.idempotency import IdempotentRoute
 from covey.http.limits import limited
 from covey.http.transaction import Transaction
-from covey.ids import new_id
-from user_service import storage
+from covey.security.access import public, require_owner, requires
+from user_service import use_cases
 from user_service.domain import (
     EMAIL,
     LOCALE,
@@ -21,14 +20,11 @@ from user_service.domain import (
     MAX_EMAIL_LENGTH,
     MAX_NAME_LENGTH,
     PHONE,
-    Account,
-    Closed,
     Preferences,
     Profile,
     User,
     UserId,
 )
-from user_service.messages import user_changed
 
 api = APIRouter(prefix="/api/v1", tags=["users"], route_class=IdempotentRoute)
 
@@ -127,9 +123,7 @@ class Announced(BaseModel):
 async def create_user(body: NewUser, work: Transaction, response: Response) -> UserView:
     """Open an account, and tell others. 409 when an open one has this e-mail, whatever the case of its letters."""
     chosen = body.preferences.preferences() if body.preferences else Preferences()
-    user = User(UserId(new_id()), body.profile(), chosen)
-    await storage.add(work, user)
-    work.publish(user_changed(user))
+    user = await use_cases.open_account(work, body.profile(), chosen)
     response.headers["Location"] = f"/api/v1/users/{user.id}"
     return _view(user)
 
@@ -138,7 +132,7 @@ async def create_user(body: NewUser, work: Transaction, response: Response) -> U
 async def get_user(user_id: UserId, caller: Caller, work: Transaction) -> UserView:
     """Return a user; of a closed account nothing is left to show."""
     _require_self(caller, user_id)
-    return _view(_open(await storage.by_id(work, user_id), user_id))
+    return _view(await use_cases.user_of(work, user_id))
 
 
 @api.get("/users")
@@ -147,38 +141,29 @@ async def list_users(
     work: Transaction, after: UserId | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> UserList:
     """Return users in order of their ids, from the one after `after` on."""
-    users = await storage.users_after(work, after, limit)
-    return UserList(users=[_view(user) for user in users], next=users[-1].id if len(users) == limit else None)
+    users, following = await use_cases.users_page(work, after, limit)
+    return UserList(users=[_view(user) for user in users], next=following)
 
 
 @api.put("/users/{user_id}")
 async def change_profile(user_id: UserId, body: ChangedProfile, caller: Caller, work: Transaction) -> UserView:
     """Replace the profile, and tell others."""
     _require_self(caller, user_id)
-    found = _open(await storage.to_change(work, user_id), user_id)
-    user = found.with_profile(body.profile(), body.version)
-    await storage.change(work, user)
-    work.publish(user_changed(user))
-    return _view(user)
+    return _view(await use_cases.change_profile(work, user_id, body.version, lambda _: body.profile()))
 
 
 @api.delete("/users/{user_id}", status_code=204)
 async def close_account(user_id: UserId, caller: Caller, work: Transaction) -> None:
     """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing."""
     _require_self(caller, user_id)
-    account = await storage.to_change(work, user_id)
-    if isinstance(account, Closed):
-        return
-    closed = _open(account, user_id).closed()
-    await storage.close(work, closed)
-    work.publish(user_changed(closed))
+    await use_cases.close_account(work, user_id)
 
 
 @api.get("/users/{user_id}/preferences")
 async def get_preferences(user_id: UserId, caller: Caller, work: Transaction) -> PreferencesView:
     """Return what a user wants mail about, and in which language."""
     _require_self(caller, user_id)
-    return _preferences(_open(await storage.by_id(work, user_id), user_id))
+    return _preferences(await use_cases.user_of(work, user_id))
 
 
 @api.put("/users/{user_id}/preferences")
@@ -187,11 +172,7 @@ async def change_preferences(
 ) -> PreferencesView:
     """Replace the preferences, and tell others."""
     _require_self(caller, user_id)
-    found = _open(await storage.to_change(work, user_id), user_id)
-    user = found.with_preferences(body.preferences(), body.version)
-    await storage.change(work, user)
-    work.publish(user_changed(user))
-    return _preferences(user)
+    return _preferences(await use_cases.change_preferences(work, user_id, body.version, body.preferences()))
 
 
 @api.post("/users/announcements", status_code=202)
@@ -202,20 +183,12 @@ async def announce_users(body: Announcement, work: Transaction) -> Announced:
     Closed accounts too, for a reader may still hold what it was told before. One that knows a user already drops
     what is not newer, so this harms nobody.
     """
-    accounts = await storage.accounts_after(work, body.after, body.limit)
-    for account in accounts:
-        work.publish(user_changed(account))
-    return Announced(announced=len(accounts), next=accounts[-1].id if len(accounts) == body.limit else None)
+    announced, following = await use_cases.announce(work, body.after, body.limit)
+    return Announced(announced=announced, next=following)
 
 
 def _require_self(caller: Caller, user_id: UserId) -> None:
     require_owner(caller, f"user:{user_id}", or_role="staff")
-
-
-def _open(found: Account | None, user_id: UserId) -> User:
-    if not isinstance(found, User):
-        raise NotFound(f"there is no user {user_id}")
-    return found
 
 
 def _view(user: User) -> UserView:

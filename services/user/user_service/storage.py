@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from covey.database.filters import Fields, Integer, Text, condition
 from covey.errors import Conflict, ConstraintViolated
 from covey.work.unit_of_work import Work
 from user_service.domain import Account, Closed, Preferences, Profile, User, UserId
 
 _BEFORE_ALL = UUID(int=0)
+
+FILTERABLE: Fields = {
+    "email": Text('lower(email COLLATE "C")', str.lower),  # the expression of the unique index
+    "name": Text("name"),
+    "age": Integer("age"),
+}
+"""What a filter may compare."""
 
 
 async def add(work: Work, user: User) -> None:
@@ -68,10 +76,17 @@ async def to_change(work: Work, user_id: UserId) -> Account | None:
     return _account(row) if row else None
 
 
-async def users_after(work: Work, after: UserId | None, limit: int) -> list[User]:
-    """Return up to `limit` open accounts in order of their ids, from the one after `after` on."""
+async def users_after(work: Work, after: UserId | None, limit: int, filter: str = "") -> list[User]:
+    """Return up to `limit` open accounts in order of their ids, from the one after `after` on.
+
+    Of those, if there is a filter, the ones that it is true of. Raises Invalid for what is none.
+    """
+    chosen = condition(filter, FILTERABLE, first=3)
     rows = await work.fetch(
-        "SELECT * FROM account WHERE id > $1 AND closed_at IS NULL ORDER BY id LIMIT $2", after or _BEFORE_ALL, limit
+        f"SELECT * FROM account WHERE id > $1 AND closed_at IS NULL AND {chosen.sql} ORDER BY id LIMIT $2",
+        after or _BEFORE_ALL,
+        limit,
+        *chosen.arguments,
     )
     return [_user(row) for row in rows]
 

@@ -21,56 +21,18 @@ then on, and with it in the claim on its `Idempotency-Key`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import Depends, Request
 from starlette.types import Scope
 
-from covey.errors import DefinitionError, Forbidden, Unauthenticated
+from covey.errors import Unauthenticated
 from covey.http.arguments import HEADERS
-from covey.security.principal import InvalidToken, Principal, Verifier
-
-F = TypeVar("F", bound=Callable[..., Any])
+from covey.security.access import NO_TOKEN, bearer_of
+from covey.security.principal import Principal, Verifier
 
 PRINCIPAL = "covey.principal"
 """Where the scope of a request has who asks; nothing where nobody said."""
-
-_TERMS = "covey_terms"
-_NO_TOKEN = "say who you are: send Authorization: Bearer and a token"
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a route asks of its callers."""
-
-    public: bool = False
-    role: str | None = None
-
-    def admit(self, principal: Principal | None) -> None:
-        """Raise Unauthenticated or Forbidden for who may not use the route."""
-        if principal is None:
-            if not self.public:
-                raise Unauthenticated(_NO_TOKEN)
-        elif self.role is not None and self.role not in principal.roles:
-            raise Forbidden(f"this needs the role {self.role}")
-
-
-def public(endpoint: F) -> F:
-    """Have a route take requests without a token."""
-    return _with_terms(endpoint, public=True)
-
-
-def requires(role: str) -> Callable[[F], F]:
-    """Have a route take requests only of those who have a role."""
-    return lambda endpoint: _with_terms(endpoint, role=role)
-
-
-def terms_of(endpoint: Callable[..., Any]) -> Terms:
-    """Return what a route's function was declared with."""
-    terms: Terms = getattr(endpoint, _TERMS, Terms())
-    return terms
 
 
 async def principal_in(scope: Scope, verifier: Verifier) -> Principal | None:
@@ -78,11 +40,7 @@ async def principal_in(scope: Scope, verifier: Verifier) -> Principal | None:
     given: bytes | None = scope[HEADERS].get(b"authorization")
     if given is None:
         return None
-    scheme, _, token = given.decode("latin-1").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise InvalidToken(_NO_TOKEN)
-    principal = await verifier.verify(token.strip())
-    scope[PRINCIPAL] = principal
+    scope[PRINCIPAL] = principal = await bearer_of(given.decode("latin-1"), verifier)
     return principal
 
 
@@ -90,7 +48,7 @@ def caller_in(scope: Scope) -> Principal:
     """Return who makes this request. Raises Unauthenticated when nobody said."""
     principal: Principal | None = scope.get(PRINCIPAL)
     if principal is None:
-        raise Unauthenticated(_NO_TOKEN)
+        raise Unauthenticated(NO_TOKEN)
     return principal
 
 
@@ -101,17 +59,3 @@ async def caller(request: Request) -> Principal:
 
 Caller = Annotated[Principal, Depends(caller, scope="function")]
 """A route's parameter of this type is who makes the request."""
-
-
-def require_owner(caller: Principal, subject: str, or_role: str | None = None) -> None:
-    """Raise Forbidden unless the caller is this subject, or has the role."""
-    if caller.subject != subject and (or_role is None or or_role not in caller.roles):
-        raise Forbidden("it belongs to somebody else")
-
-
-def _with_terms(endpoint: F, **changes: Any) -> F:
-    terms = replace(terms_of(endpoint), **changes)
-    if terms.public and terms.role is not None:
-        raise DefinitionError(f"{endpoint.__name__} cannot be public and require a role")
-    setattr(endpoint, _TERMS, terms)
-    return endpoint

@@ -10,7 +10,6 @@ from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.types import Receive, Scope, Send
 
 from covey.clock import Clock, SystemClock
-from covey.http.access import terms_of
 from covey.http.edge import Edge, HttpOptions
 from covey.http.limits import Limits
 from covey.http.probes import probes
@@ -18,6 +17,7 @@ from covey.http.problems import RESPONSES, SCHEMA
 from covey.http.routes import Routes
 from covey.http.versioning import Deprecated
 from covey.resilience.load_shedding import LoadShedder
+from covey.security.access import terms_of
 from covey.security.principal import Verifier
 from covey.telemetry.health import Readiness
 from covey.telemetry.telemetry import Telemetry

@@ -29,11 +29,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, StreamingResponse
 
 from covey import context
-from covey.errors import DefinitionError, Invalid, Unreadable
+from covey.errors import DefinitionError, Unreadable
 from covey.http.routes import template_of
 from covey.http.sendable import require_response
 from covey.http.transaction import begin, work_of
-from covey.work.idempotency import Answer, Claim, claim
+from covey.work.idempotency import Answer, Claim, KeyReused, claim
 
 METHODS = frozenset({"POST", "PATCH"})
 """The methods that are not idempotent by themselves (RFC 9110, section 9.2.2)."""
@@ -98,10 +98,6 @@ class KeyRequiredRoute(IdempotentRoute):
     requires_key = True  # and no short way, which would pass by the check
 
 
-class KeyReused(Invalid):
-    """The Idempotency-Key belongs to a request that asked for something else."""
-
-
 class _Known(Exception):
     """The request was answered before."""
 
@@ -141,7 +137,7 @@ class _Attempt:
         scope = f"{principal}\x1f{request.method} {template_of(request.scope)}"
         try:
             claimed = await claim(work_of(request), scope, self._key, await _fingerprint(request))
-        except Invalid:
+        except KeyReused:
             raise KeyReused("the key belongs to a request of another address or body: make a new one") from None
         if isinstance(claimed, Answer):
             raise _Known(claimed)

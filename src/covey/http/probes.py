@@ -7,8 +7,8 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from covey.http.access import public
 from covey.http.shedding import priority
+from covey.security.access import public
 from covey.telemetry.exposition import Exposition
 from covey.telemetry.health import Readiness
 from covey.telemetry.metrics import Metrics

@@ -1,6 +1,6 @@
 """Every error as problem details (RFC 9457): `application/problem+json` with a stable type to program against.
 
-One table says what each error of `covey.errors` means in HTTP. What we did not foresee is a 500 that tells
+One table (`covey.meanings`) says what each error means. What we did not foresee is a 500 that tells
 the caller nothing but a correlation id; what it was goes into the log, once.
 """
 
@@ -20,13 +20,12 @@ from starlette.exceptions import HTTPException
 from covey import errors
 from covey.http.body import TooSlow
 from covey.http.conditional import PreconditionFailed, PreconditionRequired
-from covey.http.idempotency import KeyReused
 from covey.http.limits import RateLimited
 from covey.http.versioning import NotAcceptable
+from covey.meanings import MEANINGS, cause_of
 from covey.security.principal import InvalidToken
 from covey.telemetry.redaction import redact_text
 from covey.telemetry.rendering import json_line
-from covey.work.idempotency import InProgress
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -42,24 +41,12 @@ _NOT_SENT_AS_JSON = HTTPException(
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 _MEANINGS: dict[type[Exception], tuple[int, str, str]] = {
-    errors.Rejected: (400, "rejected", "The request cannot be carried out"),
-    errors.Unreadable: (400, "unreadable", "The request cannot be read"),
-    errors.Invalid: (422, "invalid", "The request breaks a rule"),
-    KeyReused: (422, "idempotency-key-reused", "This Idempotency-Key was used for another request"),
-    errors.Unauthenticated: (401, "unauthenticated", "The caller is not known"),
-    errors.Forbidden: (403, "forbidden", "The caller may not do this"),
-    errors.NotFound: (404, "not-found", "There is no such thing"),
-    errors.Conflict: (409, "conflict", "The request contradicts the present state"),
-    InProgress: (409, "idempotency-key-in-use", "A request with this Idempotency-Key is under way"),
+    **{error: (meaning.status, meaning.slug, meaning.title) for error, meaning in MEANINGS.items()},
     NotAcceptable: (406, "not-acceptable", "It cannot be shown in a form that the caller takes"),
     PreconditionFailed: (412, "precondition-failed", "It has changed since it was read"),
     PreconditionRequired: (428, "precondition-required", "The request must say which state it changes"),
-    TooSlow: (408, "too-slow", "The request did not arrive in time"),
     RateLimited: (429, "too-many-requests", "The caller has asked too often"),
-    errors.TooLarge: (413, "too-large", "The request is over a limit"),
-    errors.Unavailable: (503, "unavailable", "The work cannot be done now"),
-    errors.DeadlineExceeded: (504, "deadline-exceeded", "The time given for this work is over"),
-    Exception: (500, "internal", "Something went wrong here"),
+    TooSlow: (408, "too-slow", "The request did not arrive in time"),
 }
 
 _BY_STATUS = {status: (slug, title) for status, slug, title in reversed(_MEANINGS.values())}
@@ -99,8 +86,7 @@ INTERNAL = Problem(*_MEANINGS[Exception])
 
 def problem_of(error: Exception) -> Problem:
     """Return what this error, of whatever origin, means to the caller; of a group of one, what that one means."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = cause_of(error)
     if isinstance(error, RequestValidationError):
         return _invalid_request(error)
     if isinstance(error, HTTPException):

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from covey import context
 from covey.errors import Invalid
 from covey.http import answers, patience
-from covey.http.access import Terms, caller, principal_in, terms_of
+from covey.http.access import caller, principal_in
 from covey.http.direct import direct
 from covey.http.limits import Limits, Quotas, quotas_of
 from covey.http.sendable import sendable
@@ -36,6 +36,7 @@ from covey.http.shedding import priority_of
 from covey.http.transaction import begin
 from covey.http.versioning import PARAMETER, Deprecated, Versions, require_json
 from covey.resilience.load_shedding import LoadShedder, Priority
+from covey.security.access import Terms, terms_of
 from covey.security.principal import Verifier
 
 UNMATCHED = "unmatched"

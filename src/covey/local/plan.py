@@ -12,7 +12,7 @@ from pathlib import Path
 from covey.local.backing import Addresses
 from covey.local.processes import PROCESS_RANK, SERVICE_RANK, Launch
 from covey.local.program import HostedServices, HttpService, OtherProcess, Program
-from covey.local.system import ONE_PROCESS, REFERENCE, System
+from covey.local.system import ONE_PROCESS, REFERENCE, SERVICE_PORTS, System
 
 Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 """Given the name of a process and what it would be told, returns what it is told instead."""
@@ -25,7 +25,7 @@ _GIVEN_BY_COVEY = (
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One process of the system that is to be: a replica of a service, or another process with further `ports`."""
+    """One process of the system that is to be: a replica of a service, or another process; `ports` are further ones."""
 
     name: str
     entry: str
@@ -37,6 +37,11 @@ class Member:
     def url(self) -> str:
         """Return its address."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def named_ports(self) -> dict[str, int]:
+        """Return all its ports, by the names under which they are remembered."""
+        return {self.name: self.port, **{f"{self.name}.{of}": port for of, port in self.ports.items()}}
 
     def address(self, of: str) -> str:
         """Return what stands for `{processes.<name>.<of>}`."""
@@ -57,7 +62,7 @@ def members_of(system: System, replicas: Mapping[str, int], port_of: Callable[[s
 
 def _further(system: System, name: str, port_of: Callable[[str], int]) -> dict[str, int]:
     entry = system.processes.get(name)
-    return {port: port_of(f"{name}.{port}") for port in entry.ports} if entry else {}
+    return {port: port_of(f"{name}.{port}") for port in (entry.ports if entry else SERVICE_PORTS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +80,10 @@ class Plan:
     def told(self, member: Member) -> dict[str, str]:
         """Return what covey adds to the environment of that process."""
         own = {name: self._resolved(value) for name, value in self.system.environments()[member.entry].items()}
-        basics = {"HOST": "127.0.0.1", "PORT": str(member.port), "COVEY_SYSTEM": self.system.name}
+        further = {f"{name.upper()}_PORT": str(port) for name, port in member.ports.items()}
+        basics = {"HOST": "127.0.0.1", "PORT": str(member.port), **further, "COVEY_SYSTEM": self.system.name}
         if member.entry in self.system.processes:
-            further = {f"{name.upper()}_PORT": str(port) for name, port in member.ports.items()}
-            return basics | further | {"COVEY_DATA": str(self.data / member.name)} | own
+            return basics | {"COVEY_DATA": str(self.data / member.name)} | own
         backing = {
             "COVEY_SERVICE": member.entry,
             "COVEY_REPLICA": str(member.replica),

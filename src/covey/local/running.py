@@ -138,7 +138,7 @@ class RunningSystem:
         await asyncio.gather(*(unit.stop(_DRAIN_SECONDS) for unit in surplus))
         for unit in surplus:
             del self.units[unit.name]
-        ports = {member.name: member.port for member in self._plan.members}
+        ports = {name: port for member in self._plan.members for name, port in member.named_ports.items()}
         counts = {**Counter(member.entry for member in self._plan.members), service: count}
         members = members_of(self.system, counts, lambda name: ports.get(name) or self._folder.port(name))
         self._plan = replace(self._plan, members=members)

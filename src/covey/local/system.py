@@ -27,7 +27,7 @@
     module = "shop.drill"               # who uses the system in a drill, and who audits it
 
 In a value of `env`, `{processes.sandbox-provider.url}` and `{services.order.url}` stand for addresses, and
-`{processes.mail-sink.smtp}` for the host and port of a further one.
+`{processes.mail-sink.smtp}` and `{services.user.grpc}` for the host and port of a further one.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ _BRACES = re.compile(r"\{[^{}]*\}")
 _REPLICA = re.compile(r"-[0-9]+$")
 ONE_PROCESS = "services"
 """The name of the process that runs all services, where one does."""
+SERVICE_PORTS = ("grpc",)
+"""The further ports of every service: told as GRPC_PORT, whether or not it listens there."""
 _RESERVED = {"postgres": "an engine", "nats": "an engine", "valkey": "an engine", ONE_PROCESS: "all of them together"}
 
 _SHARED = "its folder is that of services.{}, {}, and so would be its migrations and contracts: give each its own"
@@ -311,6 +313,6 @@ def _wrong_reference(system: System, value: str) -> str | None:
             return f"{written} is no reference: write {{services.<name>.url}} or {{processes.<name>.url}}"
         if match[2] not in known:
             return f"{written} names nothing: there is {', '.join(sorted(known)) or 'none'} in {match[1]}"
-        if match[3] not in (ports := ("url", *getattr(known[match[2]], "ports", ()))):
+        if match[3] not in (ports := ("url", *getattr(known[match[2]], "ports", SERVICE_PORTS))):
             return f"{written} names nothing: there is {', '.join(ports)} in {match[1]}.{match[2]}"
     return None

@@ -95,6 +95,11 @@ class DevelopmentTokens:
         return hmac.digest(self._key, _PREFIX.encode() + content, "sha256")[:_MAC_BYTES]
 
 
+def service_token(key: str | None, service: str) -> str | None:
+    """Return the token of a service of this system, which has the role `service`; None where there is no key."""
+    return DevelopmentTokens(key).mint(f"service:{service}", "service") if key else None
+
+
 def _bytes(text: str) -> bytes:
     try:
         return urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))

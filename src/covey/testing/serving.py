@@ -1,4 +1,4 @@
-"""An ASGI application on a port of its own, for tests that talk to it as its clients do."""
+"""A service on ports of its own, for tests that talk to it as its clients do."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+
+if TYPE_CHECKING:
+    from covey.grpc.server import GrpcServer
 
 
 @asynccontextmanager
@@ -32,3 +36,17 @@ async def serving(app: Any, *, lifespan: bool = False) -> AsyncIterator[str]:
                 yield f"http://127.0.0.1:{listening.getsockname()[1]}"
             finally:
                 server.should_exit = True
+
+
+@asynccontextmanager
+async def serving_grpc(server: GrpcServer | None) -> AsyncIterator[str]:
+    """Have the gRPC server of a service (`running.grpc`) listen on a free port inside the block; yields its address.
+
+    Calls under way at the end of the block have a second to finish.
+    """
+    assert server is not None, "the service has no servicers"
+    port = await server.start("127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(timedelta(seconds=1))

@@ -28,6 +28,10 @@ SELECT free, EXISTS (SELECT FROM claim) AS claimed FROM lock"""
 _KNOWN = "SELECT fingerprint, status, headers::text, body FROM covey.idempotency WHERE scope = $1 AND key = $2"
 
 
+class KeyReused(Invalid):
+    """The idempotency key belongs to a request that asked for something else."""
+
+
 class InProgress(Conflict):
     """The same request is being carried out at this moment; its answer can be had after `retry_after`."""
 
@@ -60,7 +64,7 @@ class Claim:
 async def claim(work: Work, scope: str, key: str, fingerprint: bytes) -> Claim | Answer:
     """Claim `key` within `scope`, or return the answer that was given to the request that had it first.
 
-    `fingerprint` stands for everything that makes two requests the same. Raises Invalid when the key was used for
+    `fingerprint` stands for everything that makes two requests the same. Raises KeyReused when the key was used for
     another request, InProgress when the first one has not been answered yet.
     """
     outcome = await work.fetchrow(_CLAIM, scope, key, fingerprint, _LOCKS)
@@ -70,6 +74,6 @@ async def claim(work: Work, scope: str, key: str, fingerprint: bytes) -> Claim |
     if known is None or known["status"] is None:
         raise InProgress("the request with this Idempotency-Key is being carried out")
     if known["fingerprint"] != fingerprint:
-        raise Invalid("this Idempotency-Key was used for another request")
+        raise KeyReused("this Idempotency-Key was used for another request")
     headers = [(name, value) for name, value in json.loads(known["headers"])]
     return Answer(known["status"], headers, known["body"])

@@ -1,0 +1,81 @@
+"""What can be done with accounts, whoever asks: REST and gRPC translate, this decides.
+
+Each is one function in the caller's transaction; what others must know of is published in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from covey.errors import NotFound
+from covey.ids import new_id
+from covey.work.unit_of_work import Work
+from user_service import storage
+from user_service.domain import Account, Closed, Preferences, Profile, User, UserId
+from user_service.messages import user_changed
+
+
+async def open_account(work: Work, profile: Profile, preferences: Preferences) -> User:
+    """Open an account, and tell others. Conflict when an open one has this e-mail, whatever the case of its letters."""
+    user = User(UserId(new_id()), profile, preferences)
+    await storage.add(work, user)
+    work.publish(user_changed(user))
+    return user
+
+
+async def user_of(work: Work, user_id: UserId) -> User:
+    """Return a user. NotFound when there never was one, and of a closed account: nothing is left to show."""
+    return _open(await storage.by_id(work, user_id), user_id)
+
+
+async def users_page(
+    work: Work, after: UserId | None, limit: int, filter: str = ""
+) -> tuple[list[User], UserId | None]:
+    """Return users in order of their ids, from the one after `after` on, and after whom the next page begins."""
+    users = await storage.users_after(work, after, limit, filter)
+    return users, users[-1].id if len(users) == limit else None
+
+
+async def change_profile(work: Work, user_id: UserId, seen: int, change: Callable[[Profile], Profile]) -> User:
+    """Change the profile, and tell others. Conflict when `seen` is not the present version."""
+    found = _open(await storage.to_change(work, user_id), user_id)
+    return await _changed(work, found.with_profile(change(found.profile), seen))
+
+
+async def change_preferences(work: Work, user_id: UserId, seen: int, preferences: Preferences) -> User:
+    """Replace the preferences, and tell others. Conflict when `seen` is not the present version."""
+    found = _open(await storage.to_change(work, user_id), user_id)
+    return await _changed(work, found.with_preferences(preferences, seen))
+
+
+async def close_account(work: Work, user_id: UserId, seen: int | None = None) -> None:
+    """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing.
+
+    Conflict when `seen` is given, and not the present version of an open one.
+    """
+    account = await storage.to_change(work, user_id)
+    if isinstance(account, Closed):
+        return
+    closed = _open(account, user_id).closed(seen)
+    await storage.close(work, closed)
+    work.publish(user_changed(closed))
+
+
+async def announce(work: Work, after: UserId | None, limit: int) -> tuple[int, UserId | None]:
+    """Publish accounts again as they are, closed ones too; return how many, and after whom the next ones begin."""
+    accounts = await storage.accounts_after(work, after, limit)
+    for account in accounts:
+        work.publish(user_changed(account))
+    return len(accounts), accounts[-1].id if len(accounts) == limit else None
+
+
+async def _changed(work: Work, user: User) -> User:
+    await storage.change(work, user)
+    work.publish(user_changed(user))
+    return user
+
+
+def _open(found: Account | None, user_id: UserId) -> User:
+    if not isinstance(found, User):
+        raise NotFound(f"there is no user {user_id}")
+    return found
