@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.docs.pages import ROOT
 from tests.safeguards.__main__ import PATCHES, Safeguard
 
-PITFALLS = {"2", "3", "4", "5", "7", "8", "9", "10", "11", "15", "20", "21", "23", "24", "29", "30"}
+PITFALLS = {"1", "2", "3", "4", "5", "7", "8", "9", "10", "11", "12", "15", "20", "21", "23", "24", "29", "30", "31"}
 HAZARDS = {f"H{n}" for n in range(1, 17)}
 
 

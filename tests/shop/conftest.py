@@ -100,7 +100,8 @@ async def shop(sources: Sources, smtp_url: str) -> AsyncIterator[Shop]:
     async with AsyncExitStack() as stack:
         apps = {
             "order": order_service.main.service.running(
-                OrderSettings(database_url=databases["order"], nats_url="nats://unused"), MemoryBroker(logs)
+                OrderSettings(database_url=databases["order"], nats_url="nats://unused", development_key=KEY),
+                MemoryBroker(logs),
             ),
             "inventory": inventory_service.main.service.running(_settings(databases["inventory"]), MemoryBroker(logs)),
             "payment": payment_service.main.service.running(
