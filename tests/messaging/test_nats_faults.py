@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
@@ -31,6 +32,12 @@ from covey.testing.broker_contract import EVENTS, by_key, event, events, everyth
 from covey.testing.eventually import eventually
 
 
+def _stopped(pid: int) -> bool:
+    """Tell whether every thread of a process has stopped, where /proc says so."""
+    states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(state == "T" for state in states)
+
+
 class BreakableNats:
     """A NATS server of this test alone, which acknowledges only what is on the disk."""
 
@@ -55,6 +62,9 @@ class BreakableNats:
     def freeze(self) -> None:
         """Stop its execution: it answers nothing, and its connections stay open."""
         self._engine.process.signal(SIGSTOP)
+        deadline = time.monotonic() + 5
+        while not _stopped(self._engine.process.pid):  # until then it may answer, on another CPU
+            assert time.monotonic() < deadline, "it has not stopped in time"
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -131,8 +133,31 @@ async def test_a_server_that_is_never_asked_may_be_silent(covey_engines: Engines
         assert await valkey.call("PING") == b"PONG"
 
 
+class Blocking(asyncio.Protocol):
+    """Blocks the loop while it reads, as a parser does that is given far too much."""
+
+    def data_received(self, data: bytes) -> None:
+        time.sleep(0.5)
+
+
+async def test_a_loop_that_was_busy_for_long_does_not_lose_what_has_come_meanwhile(covey_engines: Engines) -> None:
+    options = ValkeyOptions(answer=timedelta(milliseconds=200))
+    near, far = socket.socketpair()
+    async with Valkey.open(covey_engines.valkey_url, options) as valkey:
+        transport, _ = await asyncio.get_running_loop().create_connection(Blocking, sock=near)
+        before = valkey.connection
+        far.send(b"much")
+        try:
+            assert await valkey.call("PING") == b"PONG"
+            assert valkey.connection is before
+        finally:
+            transport.abort()
+            far.close()
+
+
 async def test_who_comes_when_too_many_wait_is_refused(covey_engines: Engines) -> None:
-    async with Cable.to(covey_engines.valkey_url) as cable, Valkey.open(cable.url) as valkey:
+    patient = ValkeyOptions(answer=timedelta(seconds=20))  # all of it passes through this one loop
+    async with Cable.to(covey_engines.valkey_url) as cable, Valkey.open(cable.url, patient) as valkey:
         cable.freeze()
         waiting = [valkey.call("PING") for _ in range(connection.MOST_WAITING)]
 

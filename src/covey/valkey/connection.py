@@ -27,6 +27,7 @@ Part = str | bytes | int | float
 MOST_WAITING = 20_000
 """So many commands may wait for their answers; who comes then is refused, or a frozen server would fill the memory."""
 
+_SECOND_LOOK_SECONDS = 0.01
 _NOTHING = object()
 _AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "BUSY", "NOREPLICAS", "MISCONF")
 _ENTRY = ("WRONGPASS", "NOAUTH", "NOPERM")
@@ -36,7 +37,8 @@ _UNKNOWN = "what was asked may or may not have happened"
 class Connection(asyncio.Protocol):
     """Connected until `lost` is set, and then never again. `problem` says why it was lost.
 
-    It is lost, too, when commands wait and nothing has come for `answer_seconds`.
+    It is lost, too, when commands wait and nothing has come for `answer_seconds`; that the loop was busy for so long is
+    not held against the server.
     """
 
     def __init__(self, address: Address, answer_seconds: float) -> None:
@@ -50,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._outgoing: list[bytes] = []
         self._heard = 0.0
+        self._overdue = False
         self._watch: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -147,7 +150,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand out answers; asyncio calls this."""
-        self._heard = self._loop.time()
+        self._heard, self._overdue = self._loop.time(), False
         reader = self._reader
         try:
             reader.feed(data)
@@ -184,10 +187,13 @@ class Connection(asyncio.Protocol):
         if not self._waiting:
             return
         silent = self._loop.time() - self._heard
-        if silent >= self._answer_seconds:
-            self.lose(f"no answer within {self._answer_seconds:g} s")
-        else:
+        if silent < self._answer_seconds:
             self._watch = self._loop.call_later(self._answer_seconds - silent, self._look)
+        elif self._overdue:
+            self.lose(f"no answer within {self._answer_seconds:g} s")
+        else:  # it may be this loop that was busy: uvloop runs its timers before it reads what has come
+            self._overdue = True
+            self._watch = self._loop.call_later(_SECOND_LOOK_SECONDS, self._look)
 
 
 def _error(text: str, address: Address) -> Exception:
