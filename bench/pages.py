@@ -12,7 +12,7 @@ from uuid import UUID
 from bench.laboratory import Laboratory
 from bench.results import Answer, Figure
 from bench.rounds import spread
-from covey.database.pagination import Column, Listing, Query, _sealed, _Signature
+from covey.database.pagination import MOST, Column, Listing, Query
 from covey.database.pool import Database, PoolOptions
 from covey.work.unit_of_work import Transactions
 
@@ -43,15 +43,7 @@ async def answer(laboratory: Laboratory) -> Answer:
     taken: dict[str, list[float]] = {"first": [], "far": []}
     async with Database.open(url, PoolOptions(size=2, application="bench")) as database:
         transactions = Transactions(database, "bench")
-        async with transactions.begin() as work:
-            row = await work.fetchrow(
-                f"SELECT name, id FROM account WHERE closed_at IS NULL ORDER BY name, id OFFSET {FAR * LIMIT} LIMIT 1"
-            )
-            key = await work.fetchval("SELECT key FROM covey.signing_key")
-        assert row is not None
-        # What a client holds who has come here page by page, which would take minutes.
-        columns, signature = (Column("name", str), Column("id", UUID)), _Signature("accounts", "name", False, {})
-        cursor = _sealed([row["name"], row["id"]], columns, signature, key)
+        cursor = await _far(transactions)
         for number in range(-1, ROUNDS):
             for name, where in (("first", None), ("far", cursor))[:: 1 if number % 2 else -1]:
                 ms = await _read(transactions, where)
@@ -65,6 +57,17 @@ async def answer(laboratory: Laboratory) -> Answer:
     ]
     told.figures = [Figure(bar="far_page", values=found)]
     return told
+
+
+async def _far(transactions: Transactions) -> str:
+    """Go there page by page, as a client does, with the longest pages that there are."""
+    cursor = None
+    for _ in range(FAR * LIMIT // MOST):
+        async with transactions.begin() as work:
+            cursor = (await ACCOUNTS.page(work, Query(sort="name", cursor=cursor, limit=MOST))).next
+    if cursor is None:
+        raise RuntimeError("the list ends before the page")
+    return cursor
 
 
 async def _read(transactions: Transactions, cursor: str | None) -> float:

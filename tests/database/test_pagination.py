@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from covey.database.filters import Integer, Text
 from covey.database.pagination import Column, Listing, Query
 from covey.database.pool import Database
 from covey.errors import DefinitionError, Invalid, Unreadable
@@ -29,6 +30,7 @@ THINGS = Listing(
         "at": (Column("made_at", datetime),),
     },
     filters={"name": "name = {}", "lightest": "weight >= {}"},
+    fields={"weight": Integer("weight"), "name": Text("name")},
     most=50,
 )
 BEGUN = datetime(2026, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
@@ -117,6 +119,21 @@ async def test_filters_hold_on_every_page_and_belong_to_the_cursor(work: Work) -
     for filters in ({}, {"lightest": 1}, {"name": "2"}):
         with pytest.raises(Unreadable):
             await THINGS.page(work, Query(filters=filters, cursor=cursor, limit=2))
+
+
+async def test_a_condition_of_the_clients_holds_beside_the_filters_and_belongs_to_the_cursor(work: Work) -> None:
+    for number in range(30):
+        await add(work, number)
+
+    found = await pages(work, 2, filters={"name": "thing 1"}, condition="weight >= 2 AND weight < 4")
+
+    assert {(row["name"], row["weight"]) for page in found for row in page} == {("thing 1", 2), ("thing 1", 3)}
+    cursor = (await THINGS.page(work, Query(condition="weight >= 2", limit=2))).next
+    for other in ("", "weight >= 3"):
+        with pytest.raises(Unreadable):
+            await THINGS.page(work, Query(condition=other, cursor=cursor, limit=2))
+    with pytest.raises(Invalid):
+        await THINGS.page(work, Query(condition="hidden = 1"))
 
 
 async def test_a_cursor_belongs_to_one_sort_one_list_and_one_service(work: Work, database: Database) -> None:

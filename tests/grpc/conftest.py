@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
 
 import pytest
 import uvloop
@@ -25,24 +23,6 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 @pytest.fixture
-def written() -> list[bytes]:
-    """What the telemetry of this test has written, after a flush."""
-    return []
-
-
-@pytest.fixture
-def telemetry(written: list[bytes]) -> Telemetry:
-    return Telemetry.in_memory("test", written.append)
-
-
-@pytest.fixture
-def readiness() -> Readiness:
-    readiness = Readiness()
-    readiness.started()
-    return readiness
-
-
-@pytest.fixture
 def serve(telemetry: Telemetry, readiness: Readiness) -> Serve:
     """A function that serves a method whose body is given, and yields a client of it."""
 
@@ -53,14 +33,3 @@ def serve(telemetry: Telemetry, readiness: Readiness) -> Serve:
             yield probe
 
     return serve
-
-
-@pytest.fixture
-def log(telemetry: Telemetry, written: list[bytes]) -> Callable[[], list[dict[str, Any]]]:
-    """A function that gives the log lines so far."""
-
-    def log() -> list[dict[str, Any]]:
-        telemetry.flush()
-        return [json.loads(line) for line in b"".join(written).splitlines()]
-
-    return log

@@ -168,6 +168,17 @@ async def test_a_mount_and_a_route_of_starlette_are_closed(make: Make) -> None:
         assert ((await get(app, path)).status, (await get(app, path, bearer("user:7"))).status) == (401, 200)
 
 
+async def test_a_route_that_comes_late_is_nobodys_who_is_unknown(make: Make) -> None:
+    app = make(shop())
+    assert (await get(app, "/open")).status == 200
+
+    @app.api.get("/late")
+    async def late() -> str:
+        return "inside"
+
+    assert [(await get(app, "/late")).status, (await get(app, "/late", bearer("user:7"))).status] == [404, 200]
+
+
 async def test_a_websocket_is_closed_to_who_is_not_known(make: Make) -> None:
     api = APIRouter()
 

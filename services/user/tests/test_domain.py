@@ -8,7 +8,7 @@ import pytest
 from user_service.domain import Closed, Preferences, Profile, User, UserId
 from user_service.messages import user_changed
 
-from covey.errors import Conflict, Invalid
+from covey.errors import Invalid
 from covey.ids import new_id
 
 ADA = User(UserId(new_id()), Profile("Ada", "ada@example.org", "+4915112345678", 36))
@@ -17,19 +17,9 @@ ADA = User(UserId(new_id()), Profile("Ada", "ada@example.org", "+4915112345678",
 def test_a_change_is_the_next_version_and_leaves_the_rest_as_it_was() -> None:
     profile, preferences = replace(ADA.profile, name="Ada L."), Preferences(order_mail=False, locale="de")
 
-    changed = ADA.with_profile(profile, seen=1).with_preferences(preferences, seen=2)
+    changed = ADA.with_profile(profile).with_preferences(preferences)
 
     assert changed == User(ADA.id, profile, preferences, version=3)
-
-
-@pytest.mark.parametrize("seen", [1, 3])
-def test_who_has_read_another_version_changes_nothing(seen: int) -> None:
-    second = ADA.with_profile(ADA.profile, seen=1)
-
-    with pytest.raises(Conflict, match="is at version 2"):
-        second.with_profile(ADA.profile, seen)
-    with pytest.raises(Conflict, match="is at version 2"):
-        second.with_preferences(Preferences(), seen)
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 101])

@@ -29,9 +29,9 @@ async def do_everything(http: aiohttp.ClientSession) -> None:
         other = response.headers["Location"]
     attempts = [
         ("POST", "/api/v1/users", ADA, 409),
-        ("PUT", other, {**ADA, "version": 1}, 409),
-        ("PUT", path, {**ADA, "version": 7}, 409),
-        ("PUT", path, {**ADA, "version": 1}, 200),
+        ("PUT", other, ADA, 409),
+        ("PUT", path, {**ADA, "age": "old"}, 422),
+        ("PUT", path, ADA, 200),
         ("POST", "/api/v1/users", {**ADA, "name": f"{NAME}\0", "email": f"x{ADA['email']}"}, 422),
         ("POST", "/api/v1/users", {**ADA, "name": NAME * 50}, 422),
         ("POST", "/api/v1/users", {**ADA, "email": f"{MAILBOX} at example.org"}, 422),
@@ -42,7 +42,7 @@ async def do_everything(http: aiohttp.ClientSession) -> None:
         ("DELETE", path, None, 204),
     ]
     for method, target, body, expected in attempts:
-        async with http.request(method, target, json=body) as response:
+        async with http.request(method, target, json=body, headers={"If-Match": '"1"'}) as response:
             assert response.status == expected, (method, target)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import NewType
 from uuid import UUID
 
-from covey.errors import Conflict, Invalid
+from covey.errors import Invalid
 
 UserId = NewType("UserId", UUID)
 
@@ -84,25 +84,17 @@ class User:
     preferences: Preferences = Preferences()
     version: int = 1
 
-    def with_profile(self, profile: Profile, seen: int) -> User:
-        """Return the next version. `seen` is the version that the caller has read; Conflict if it is an old one."""
-        self._require(seen)
+    def with_profile(self, profile: Profile) -> User:
+        """Return the next version."""
         return replace(self, profile=profile, version=self.version + 1)
 
-    def with_preferences(self, preferences: Preferences, seen: int) -> User:
-        """Return the next version. `seen` is the version that the caller has read; Conflict if it is an old one."""
-        self._require(seen)
+    def with_preferences(self, preferences: Preferences) -> User:
+        """Return the next version."""
         return replace(self, preferences=preferences, version=self.version + 1)
 
-    def closed(self, seen: int | None = None) -> Closed:
-        """Return what stays of the account. `seen` is the version that the caller has read, if it has."""
-        if seen is not None:
-            self._require(seen)
+    def closed(self) -> Closed:
+        """Return what stays of the account."""
         return Closed(self.id, self.version + 1)
-
-    def _require(self, seen: int) -> None:
-        if seen != self.version:
-            raise Conflict(f"the user has changed: version {seen} was read, and it is at version {self.version}")
 
 
 @dataclass(frozen=True, slots=True)

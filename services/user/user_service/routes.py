@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from covey.database import pagination
+from covey.database.pagination import MOST
 from covey.http.access import Caller
+from covey.http.conditional import IfMatch, require_match, tag
 from covey.http.idempotency import IdempotentRoute
 from covey.http.limits import limited
+from covey.http.lists import Cursor, Limit
 from covey.http.transaction import Transaction
 from covey.security.access import public, require_owner, requires
-from user_service import use_cases
+from user_service import storage, use_cases
 from user_service.domain import (
     EMAIL,
     LOCALE,
@@ -27,8 +32,6 @@ from user_service.domain import (
 )
 
 api = APIRouter(prefix="/api/v1", tags=["users"], route_class=IdempotentRoute)
-
-Version = Annotated[int, Field(strict=True, ge=1, description="the version that was read: 409 when another is current")]
 
 
 class _Request(BaseModel):
@@ -47,13 +50,9 @@ class ChosenPreferences(_Request):
         return Preferences(self.order_mail, self.marketing_mail, self.locale)
 
 
-class ChangedPreferences(ChosenPreferences):
-    """The preferences as they shall be."""
+class WholeProfile(_Request):
+    """Who somebody is, and how to reach them."""
 
-    version: Version
-
-
-class _ProfileRequest(_Request):
     name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
     email: str = Field(max_length=MAX_EMAIL_LENGTH, pattern=EMAIL)
     phone: str | None = Field(default=None, pattern=PHONE)
@@ -64,16 +63,10 @@ class _ProfileRequest(_Request):
         return Profile(self.name, self.email, self.phone, self.age)
 
 
-class NewUser(_ProfileRequest):
+class NewUser(WholeProfile):
     """Somebody who opens an account. Without preferences they get mail about their orders, in English."""
 
     preferences: ChosenPreferences | None = None
-
-
-class ChangedProfile(_ProfileRequest):
-    """A profile as it shall be, whole."""
-
-    version: Version
 
 
 class UserView(BaseModel):
@@ -88,10 +81,10 @@ class UserView(BaseModel):
 
 
 class UserList(BaseModel):
-    """A page of users in order of their ids. `next` is what to pass as `after`; null at the end."""
+    """A page of users. `next` is the cursor of the page after it; null: there is none."""
 
     users: list[UserView]
-    next: UserId | None
+    next: str | None
 
 
 class PreferencesView(BaseModel):
@@ -125,31 +118,51 @@ async def create_user(body: NewUser, work: Transaction, response: Response) -> U
     chosen = body.preferences.preferences() if body.preferences else Preferences()
     user = await use_cases.open_account(work, body.profile(), chosen)
     response.headers["Location"] = f"/api/v1/users/{user.id}"
+    tag(response, user.version)
     return _view(user)
 
 
 @api.get("/users/{user_id}")
-async def get_user(user_id: UserId, caller: Caller, work: Transaction) -> UserView:
-    """Return a user; of a closed account nothing is left to show."""
+async def get_user(user_id: UserId, caller: Caller, work: Transaction, response: Response) -> UserView:
+    """Return a user; of a closed account nothing is left to show. Its `ETag` is what a change asks for."""
     _require_self(caller, user_id)
-    return _view(await use_cases.user_of(work, user_id))
+    user = await use_cases.user_of(work, user_id)
+    tag(response, user.version)
+    return _view(user)
 
 
 @api.get("/users")
 @requires("staff")
 async def list_users(
-    work: Transaction, after: UserId | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
+    work: Transaction,
+    ids: Annotated[list[UserId] | None, Query(max_length=MOST)] = None,
+    email: Annotated[str | None, Query(max_length=MAX_EMAIL_LENGTH)] = None,
+    name: Annotated[str | None, Query(max_length=MAX_NAME_LENGTH)] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> UserList:
-    """Return users in order of their ids, from the one after `after` on."""
-    users, following = await use_cases.users_page(work, after, limit)
+    """Return a page of users, or those with these `ids` in their order: then nothing else is looked at."""
+    if ids is not None:
+        return UserList(users=[_view(user) for user in await storage.users_by_ids(work, ids)], next=None)
+    asked = pagination.Query(filters={"email": email, "name": name}, cursor=cursor, limit=limit)
+    users, following = await storage.users_page(work, asked)
     return UserList(users=[_view(user) for user in users], next=following)
 
 
 @api.put("/users/{user_id}")
-async def change_profile(user_id: UserId, body: ChangedProfile, caller: Caller, work: Transaction) -> UserView:
+async def change_profile(
+    user_id: UserId,
+    body: WholeProfile,
+    caller: Caller,
+    work: Transaction,
+    response: Response,
+    if_match: IfMatch = None,
+) -> UserView:
     """Replace the profile, and tell others."""
     _require_self(caller, user_id)
-    return _view(await use_cases.change_profile(work, user_id, body.version, lambda _: body.profile()))
+    user = await use_cases.change_profile(work, user_id, partial(require_match, if_match), lambda _: body.profile())
+    tag(response, user.version)
+    return _view(user)
 
 
 @api.delete("/users/{user_id}", status_code=204)
@@ -160,19 +173,29 @@ async def close_account(user_id: UserId, caller: Caller, work: Transaction) -> N
 
 
 @api.get("/users/{user_id}/preferences")
-async def get_preferences(user_id: UserId, caller: Caller, work: Transaction) -> PreferencesView:
-    """Return what a user wants mail about, and in which language."""
+async def get_preferences(user_id: UserId, caller: Caller, work: Transaction, response: Response) -> PreferencesView:
+    """Return what a user wants mail about, and in which language. The `ETag` is the user's."""
     _require_self(caller, user_id)
-    return _preferences(await use_cases.user_of(work, user_id))
+    user = await use_cases.user_of(work, user_id)
+    tag(response, user.version)
+    return _preferences(user)
 
 
 @api.put("/users/{user_id}/preferences")
 async def change_preferences(
-    user_id: UserId, body: ChangedPreferences, caller: Caller, work: Transaction
+    user_id: UserId,
+    body: ChosenPreferences,
+    caller: Caller,
+    work: Transaction,
+    response: Response,
+    if_match: IfMatch = None,
 ) -> PreferencesView:
     """Replace the preferences, and tell others."""
     _require_self(caller, user_id)
-    return _preferences(await use_cases.change_preferences(work, user_id, body.version, body.preferences()))
+    expect = partial(require_match, if_match)
+    user = await use_cases.change_preferences(work, user_id, expect, body.preferences())
+    tag(response, user.version)
+    return _preferences(user)
 
 
 @api.post("/users/announcements", status_code=202)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Any, NoReturn
 from uuid import UUID
 
-from covey.errors import Invalid
+from covey.database.pagination import MOST, Query
+from covey.errors import Conflict, Invalid, Unreadable
 from covey.grpc.idempotency import once
 from covey.grpc.transaction import transaction
 from covey.security.access import requires
 from covey.work.unit_of_work import Work
-from user_service import use_cases
+from user_service import storage, use_cases
 from user_service.domain import Preferences, Profile, User, UserId, checked_profile
 from user_service.generated.user.v1 import user_pb2 as pb
 from user_service.generated.user.v1.user_pb2_grpc import UserServiceServicer
 
-MOST = 200
 DEFAULT = 50
 
 _CHANGEABLE = ("name", "email", "phone", "age")
@@ -49,17 +47,17 @@ class Users(UserServiceServicer):
     async def UpdateUser(self, request: pb.UpdateUserRequest, context: Any) -> pb.UpdateUserResponse:
         """Change what the mask names, if the etag is the present one."""
         user_id = _user_id(request.user.id, "user.id")
-        seen, change = _version(request.user.etag, "user.etag"), _change(request)
+        expect, change = _expecting(request.user.etag, "user.etag"), _change(request)
         async with transaction() as work:
-            user = await use_cases.change_profile(work, user_id, seen, change)
+            user = await use_cases.change_profile(work, user_id, expect, change)
         return pb.UpdateUserResponse(user=_shown(user))
 
     @requires("staff")
     async def DeleteUser(self, request: pb.DeleteUserRequest, context: Any) -> pb.DeleteUserResponse:
         """Close an account."""
-        seen = _version(request.etag, "etag") if request.etag else None
+        expect = _expecting(request.etag, "etag") if request.etag else None
         async with transaction() as work:
-            await use_cases.close_account(work, _user_id(request.user_id, "user_id"), seen)
+            await use_cases.close_account(work, _user_id(request.user_id, "user_id"), expect)
         return pb.DeleteUserResponse()
 
     @requires("staff")
@@ -67,12 +65,14 @@ class Users(UserServiceServicer):
         """Return a page of users."""
         if request.page_size < 0:
             _refuse("page_size", "it is 0 or more")
-        after = _after(request.page_token, request.filter) if request.page_token else None
         limit = min(request.page_size or DEFAULT, MOST)
-        async with transaction() as work:
-            users, following = await use_cases.users_page(work, after, limit, request.filter)
-        token = _token(following, request.filter) if following else ""
-        return pb.ListUsersResponse(users=map(_shown, users), next_page_token=token)
+        query = Query(condition=request.filter, cursor=request.page_token or None, limit=limit)
+        try:
+            async with transaction() as work:
+                users, following = await storage.users_page(work, query)
+        except Unreadable:
+            _refuse("page_token", "it is what the page before said, with the same filter")
+        return pb.ListUsersResponse(users=map(_shown, users), next_page_token=following or "")
 
 
 async def _create(work: Work, request: pb.CreateUserRequest) -> pb.CreateUserResponse:
@@ -108,7 +108,7 @@ def _shown(user: User) -> pb.User:
         email=profile.email,
         phone=profile.phone,
         age=profile.age,
-        etag=f'"{user.version}"',
+        etag=entity_tag(user.version),
     )
 
 
@@ -119,25 +119,21 @@ def _user_id(value: str, field: str) -> UserId:
         _refuse(field, "it is a UUID")
 
 
-def _version(etag: str, field: str) -> int:
-    """Return the version that an etag stands for."""
-    found = _ETAG.fullmatch(etag)
-    return int(found[1]) if found else _refuse(field, "it is the etag of the user that was read")
+def _expecting(etag: str, field: str) -> use_cases.Expect:
+    """Return what raises Conflict where another version is present than the one that an etag stands for."""
+    if not _ETAG.fullmatch(etag):
+        _refuse(field, "it is the etag of the user that was read")
+
+    def expect(version: int) -> None:
+        if etag != entity_tag(version):
+            raise Conflict(f"the user has changed: {etag} was read, and it is at {entity_tag(version)}")
+
+    return expect
 
 
-def _token(after: UserId, filter: str) -> str:
-    """Return what the next page is asked for with: opaque, and of this filter alone. The counterpart of `_after`."""
-    return urlsafe_b64encode(after.bytes + sha256(filter.encode()).digest()).decode()
-
-
-def _after(token: str, filter: str) -> UserId:
-    try:
-        whole = urlsafe_b64decode(token)
-    except ValueError:
-        whole = b""
-    if len(whole) != 48 or whole[16:] != sha256(filter.encode()).digest():
-        _refuse("page_token", "it is what the page before said, with the same filter")
-    return UserId(UUID(bytes=whole[:16]))
+def entity_tag(version: int) -> str:
+    """Return the etag of a version, the same as REST has."""
+    return f'"{version}"'
 
 
 def _refuse(field: str, what: str) -> NoReturn:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from covey.database.filters import Fields, Integer, Text, condition
+from covey.database.filters import Integer, Text
+from covey.database.pagination import Column, Listing, Query
 from covey.errors import Conflict, ConstraintViolated
 from covey.work.unit_of_work import Work
 from user_service.domain import Account, Closed, Preferences, Profile, User, UserId
 
 _BEFORE_ALL = UUID(int=0)
 
-FILTERABLE: Fields = {
-    "email": Text('lower(email COLLATE "C")', str.lower),  # the expression of the unique index
-    "name": Text("name"),
-    "age": Integer("age"),
-}
-"""What a filter may compare."""
+_EMAIL = 'lower(email COLLATE "C")'  # the expression of the unique index
+
+USERS = Listing(
+    "users",
+    "SELECT * FROM account WHERE closed_at IS NULL",
+    key=Column("id", UUID),
+    sorts={"id": ()},
+    filters={"email": f"{_EMAIL} = lower({{}})", "name": "name = {}"},
+    fields={"email": Text(_EMAIL, str.lower), "name": Text("name"), "age": Integer("age")},
+)
+"""Open accounts."""
 
 
 async def add(work: Work, user: User) -> None:
@@ -76,19 +83,15 @@ async def to_change(work: Work, user_id: UserId) -> Account | None:
     return _account(row) if row else None
 
 
-async def users_after(work: Work, after: UserId | None, limit: int, filter: str = "") -> list[User]:
-    """Return up to `limit` open accounts in order of their ids, from the one after `after` on.
+async def users_page(work: Work, query: Query) -> tuple[list[User], str | None]:
+    """Return a page of open accounts, and the cursor of the page after it. Raises as `Listing.page` does."""
+    page = await USERS.page(work, query)
+    return [_user(row) for row in page.rows], page.next
 
-    Of those, if there is a filter, the ones that it is true of. Raises Invalid for what is none.
-    """
-    chosen = condition(filter, FILTERABLE, first=3)
-    rows = await work.fetch(
-        f"SELECT * FROM account WHERE id > $1 AND closed_at IS NULL AND {chosen.sql} ORDER BY id LIMIT $2",
-        after or _BEFORE_ALL,
-        limit,
-        *chosen.arguments,
-    )
-    return [_user(row) for row in rows]
+
+async def users_by_ids(work: Work, ids: Sequence[UserId]) -> list[User]:
+    """Return those of these users who have an open account, in this order."""
+    return [_user(row) for row in await USERS.batch(work, ids)]
 
 
 async def accounts_after(work: Work, after: UserId | None, limit: int) -> list[Account]:

@@ -14,6 +14,9 @@ from user_service import storage
 from user_service.domain import Account, Closed, Preferences, Profile, User, UserId
 from user_service.messages import user_changed
 
+Expect = Callable[[int], None]
+"""Given the present version, raises unless it is the one that the caller has read."""
+
 
 async def open_account(work: Work, profile: Profile, preferences: Preferences) -> User:
     """Open an account, and tell others. Conflict when an open one has this e-mail, whatever the case of its letters."""
@@ -28,35 +31,27 @@ async def user_of(work: Work, user_id: UserId) -> User:
     return _open(await storage.by_id(work, user_id), user_id)
 
 
-async def users_page(
-    work: Work, after: UserId | None, limit: int, filter: str = ""
-) -> tuple[list[User], UserId | None]:
-    """Return users in order of their ids, from the one after `after` on, and after whom the next page begins."""
-    users = await storage.users_after(work, after, limit, filter)
-    return users, users[-1].id if len(users) == limit else None
+async def change_profile(work: Work, user_id: UserId, expect: Expect, change: Callable[[Profile], Profile]) -> User:
+    """Change the profile, and tell others. Raises what `expect` does."""
+    found = await _to_change(work, user_id, expect)
+    return await _changed(work, found.with_profile(change(found.profile)))
 
 
-async def change_profile(work: Work, user_id: UserId, seen: int, change: Callable[[Profile], Profile]) -> User:
-    """Change the profile, and tell others. Conflict when `seen` is not the present version."""
-    found = _open(await storage.to_change(work, user_id), user_id)
-    return await _changed(work, found.with_profile(change(found.profile), seen))
+async def change_preferences(work: Work, user_id: UserId, expect: Expect, preferences: Preferences) -> User:
+    """Replace the preferences, and tell others. Raises what `expect` does."""
+    found = await _to_change(work, user_id, expect)
+    return await _changed(work, found.with_preferences(preferences))
 
 
-async def change_preferences(work: Work, user_id: UserId, seen: int, preferences: Preferences) -> User:
-    """Replace the preferences, and tell others. Conflict when `seen` is not the present version."""
-    found = _open(await storage.to_change(work, user_id), user_id)
-    return await _changed(work, found.with_preferences(preferences, seen))
-
-
-async def close_account(work: Work, user_id: UserId, seen: int | None = None) -> None:
-    """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing.
-
-    Conflict when `seen` is given, and not the present version of an open one.
-    """
+async def close_account(work: Work, user_id: UserId, expect: Expect | None = None) -> None:
+    """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing."""
     account = await storage.to_change(work, user_id)
     if isinstance(account, Closed):
         return
-    closed = _open(account, user_id).closed(seen)
+    found = _open(account, user_id)
+    if expect is not None:
+        expect(found.version)
+    closed = found.closed()
     await storage.close(work, closed)
     work.publish(user_changed(closed))
 
@@ -67,6 +62,13 @@ async def announce(work: Work, after: UserId | None, limit: int) -> tuple[int, U
     for account in accounts:
         work.publish(user_changed(account))
     return len(accounts), accounts[-1].id if len(accounts) == limit else None
+
+
+async def _to_change(work: Work, user_id: UserId, expect: Expect) -> User:
+    """Return a user whom nobody else changes until the transaction ends, if this is the version that was meant."""
+    found = _open(await storage.to_change(work, user_id), user_id)
+    expect(found.version)
+    return found
 
 
 async def _changed(work: Work, user: User) -> User:

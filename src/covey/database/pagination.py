@@ -12,8 +12,9 @@
 
 A page begins after the last row of the one before (keyset pagination: Markus Winand, *SQL Performance Explained*,
 chapter 7), so rows that come or go meanwhile shift nothing. What can be sorted and filtered by is declared, in SQL
-that the service's author wrote; of a request nothing but values reaches the database. Each sort needs an index on its
-columns and the key; the rest is up to the planner.
+that the service's author wrote; of a request nothing but values reaches the database. A list with `fields` takes a
+condition that the client has written, too (`covey.database.filters`). Each sort needs an index on its columns and the
+key; the rest is up to the planner.
 
 A cursor is opaque and signed by the service: it belongs to one list, with one sort and one set of filters, and who
 changes it or takes it elsewhere is refused. It holds values of the last row's sort columns, and does not hide them:
@@ -34,6 +35,7 @@ from uuid import UUID
 
 import orjson
 
+from covey.database.filters import Fields, condition
 from covey.errors import DefinitionError, Invalid, Unreadable
 
 MOST = 200
@@ -82,10 +84,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What is asked of a list. `sort` is the name of one, with `-` before it for the other direction."""
+    """What is asked of a list. `sort` is the name of one, with `-` before it for the other direction.
+
+    `filters` are values by the names of declared filters, None for none; `condition` is one that the client wrote.
+    """
 
     sort: str | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
+    condition: str = ""
     cursor: str | None = None
     limit: int = 50
 
@@ -101,8 +107,9 @@ class Page:
 class Listing:
     """One list of a service: a SELECT with a WHERE, its key, what it can be sorted and filtered by.
 
-    The first sort is the one of who asks for none. A filter is a condition in which `{}` stands for its value. The name
-    and the declaration are what a cursor belongs to: another table under an old name needs another name.
+    The first sort is the one of who asks for none. A filter is a condition in which `{}` stands for its value; `fields`
+    are what a condition of the client's may compare. The name and the declaration are what a cursor belongs to: another
+    table under an old name needs another name.
     """
 
     def __init__(
@@ -113,6 +120,7 @@ class Listing:
         key: Column,
         sorts: Mapping[str, Sequence[Column]],
         filters: Mapping[str, str] | None = None,
+        fields: Fields | None = None,
         most: int = MOST,
     ) -> None:
         self._name = name
@@ -120,11 +128,12 @@ class Listing:
         self._key = key
         self._sorts = {sort: (*columns, key) for sort, columns in sorts.items()}
         self._filters = dict(filters or {})
+        self._fields = fields or {}
         self._most = most
         if " where " not in f" {' '.join(self._select.lower().split())} " or not self._sorts or most < 1:
             raise DefinitionError(f"the list {name!r} needs a SELECT with a WHERE (or WHERE true), and a sort")
-        for filter_name, condition in self._filters.items():
-            if condition.count("{}") != 1:
+        for filter_name, sql in self._filters.items():
+            if sql.count("{}") != 1:
                 raise DefinitionError(f"the filter {filter_name!r} of the list {name!r} needs one {{}} for its value")
 
     async def page(self, work: Reader, query: Query) -> Page:
@@ -133,11 +142,11 @@ class Listing:
         filters = {name: value for name, value in query.filters.items() if value is not None}
         if not 1 <= query.limit <= self._most:
             raise Invalid(f"a page has 1 to {self._most} entries")
-        signed_with = _Signature(self._name, sort, descending, filters)
+        signed_with = _Signature(self._name, sort, descending, filters, query.condition)
         after: list[Any] = []
         if query.cursor is not None:
             after = _opened(query.cursor, columns, signed_with, await _key(work))
-        sql, arguments = self._sql(columns, descending, filters, after)
+        sql, arguments = self._sql(columns, descending, filters, query.condition, after)
         rows = await work.fetch(sql, *arguments, query.limit + 1)
         if len(rows) <= query.limit:
             return Page(rows, None)
@@ -163,7 +172,7 @@ class Listing:
         return name, self._sorts[name], descending
 
     def _sql(
-        self, columns: Sequence[Column], descending: bool, filters: Mapping[str, Any], after: list[Any]
+        self, columns: Sequence[Column], descending: bool, filters: Mapping[str, Any], wanted: str, after: list[Any]
     ) -> tuple[str, list[Any]]:
         parts, arguments = [self._select], []
         for name in sorted(filters):
@@ -171,6 +180,10 @@ class Listing:
                 raise Invalid(f"it can be filtered by {', '.join(self._filters) or 'nothing'}")
             arguments.append(filters[name])
             parts.append(f"AND ({self._filters[name].replace('{}', f'${len(arguments)}')})")
+        if wanted:
+            chosen = condition(wanted, self._fields, first=len(arguments) + 1)
+            arguments += chosen.arguments
+            parts.append(f"AND ({chosen.sql})")
         names = ", ".join(column.name for column in columns)
         if after:
             places = ", ".join(f"${len(arguments) + n}" for n in range(1, len(after) + 1))
@@ -189,9 +202,11 @@ class _Signature:
     sort: str
     descending: bool
     filters: Mapping[str, Any]
+    condition: str
 
     def of(self, values: bytes, key: bytes) -> bytes:
-        about = [self.listing, self.sort, self.descending, sorted((name, str(v)) for name, v in self.filters.items())]
+        filters = sorted((name, str(value)) for name, value in self.filters.items())
+        about = [self.listing, self.sort, self.descending, filters, self.condition]
         return hmac.digest(key, _FORMAT + orjson.dumps(about) + b"\0" + values, "sha256")[:_MAC_BYTES]
 
 

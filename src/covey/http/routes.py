@@ -37,7 +37,7 @@ from covey.http.transaction import begin
 from covey.http.versioning import PARAMETER, Deprecated, Versions, require_json
 from covey.resilience.load_shedding import LoadShedder, Priority
 from covey.security.access import Terms, terms_of
-from covey.security.principal import Verifier
+from covey.security.principal import Principal, Verifier
 
 UNMATCHED = "unmatched"
 """The one label under which all requests are counted that no route matches."""
@@ -81,7 +81,8 @@ class _Route:
 class Routes:
     """An ASGI application that hands a request to the first route of `api` that matches path and method.
 
-    It takes the place of FastAPI's middleware: errors leave it as exceptions.
+    It takes the place of FastAPI's middleware: errors leave it as exceptions. Raises DefinitionError for a version that
+    is said to end and that no route has.
     """
 
     def __init__(
@@ -102,6 +103,8 @@ class Routes:
         self._deprecated = deprecated or {}
         self._versions = Versions([], {})
         self._table: list[_Route | _Other] = []
+        if deprecated:
+            self._flatten()  # so that one that there is not is found at the start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle the request. Raises HTTPException 404 and 405, the latter with every method that the path knows.
@@ -130,7 +133,7 @@ class Routes:
         principal = None
         if self._verifier is not None:
             principal = await principal_in(scope, self._verifier)
-            (route.terms if route else self._terms_elsewhere(scope)).admit(principal)
+            (route.terms if route else self._terms_elsewhere(scope, principal)).admit(principal)
         if route is not None and route.quotas is not None and route.quotas.about(principal):
             told = await self._limits.take(scope, f"{scope['method']} {route.template}", route.quotas, principal)
             scope[MORE] = [*scope.get(MORE, ()), *told]
@@ -169,20 +172,19 @@ class Routes:
             raise HTTPException(405, headers={"Allow": _allowed(others)})
         return None
 
-    def _terms_elsewhere(self, scope: Scope) -> Terms:
-        """Return the terms of what is no route of ours: a mount and a WebSocket are closed, what is not there is not.
+    def _terms_elsewhere(self, scope: Scope, principal: Principal | None) -> Terms:
+        """Return the terms of what is no route of ours: a mount and a WebSocket are closed.
 
-        FastAPI's own pages, which describe the API, are for everybody.
+        FastAPI's own pages, which describe the API, are for everybody. Raises HTTPException 404 to who is unknown for
+        what is not in the table, whether FastAPI has been given it since or has it not.
         """
         others = (route.original for route in self._table or self._flatten() if isinstance(route, _Other))
         found = next((route for route in others if route.matches(scope)[0] is not Match.NONE), None)
-        described = {
-            self._api.openapi_url,
-            self._api.docs_url,
-            self._api.redoc_url,
-            self._api.swagger_ui_oauth2_redirect_url,
-        }
-        return Terms(public=found is None or getattr(found, "path", None) in described)
+        if found is None and principal is None:
+            raise HTTPException(404)
+        api = self._api
+        described = {api.openapi_url, api.docs_url, api.redoc_url, api.swagger_ui_oauth2_redirect_url}
+        return Terms(public=isinstance(found, Route) and found.path in described)
 
     def _flatten(self) -> list[_Route | _Other]:
         self._table = [_flat(found, self._short) for found in iter_route_contexts(self._api.routes)]
