@@ -74,13 +74,15 @@ async def test_what_was_kept_together_does_not_expire_together(one: Process, sys
 
 
 async def test_of_80_who_ask_at_once_one_loads(one: Process) -> None:
-    shelf = Shelf({1: 7})
+    gate = Gate()
+    shelf = Shelf({1: 7}, pause=gate)
 
-    found = await asyncio.gather(*(one.get(shelf) for _ in range(80)))
+    reads = [asyncio.create_task(one.get(shelf)) for _ in range(80)]
+    await eventually(lambda: one.counted("waits", "this process") == 79)
+    gate.open.set()
 
-    assert found == [Thing(1, 7)] * 80
+    assert await asyncio.gather(*reads) == [Thing(1, 7)] * 80
     assert shelf.loads == [1]
-    assert one.counted("waits", "this process") == 79
 
 
 CROWD = """
@@ -170,15 +172,18 @@ class TestWhoLoads:
             assert one.counted("troubles", "overtaken") == 1
 
     async def test_and_fails_fails_for_all_who_wait_and_keeps_nobody_from_trying_again(self, one: Process) -> None:
-        attempts = 0
+        attempts, gate = 0, Gate()
 
         async def load() -> Thing:
             nonlocal attempts
             attempts += 1
-            await asyncio.sleep(0)
+            await gate()
             raise RuntimeError("the database is gone")
 
-        failed = await asyncio.gather(*(one.cache.get(1, load) for _ in range(20)), return_exceptions=True)
+        reads = [asyncio.create_task(one.cache.get(1, load)) for _ in range(20)]
+        await eventually(lambda: one.counted("waits", "this process") == 19)
+        gate.open.set()
+        failed = await asyncio.gather(*reads, return_exceptions=True)
 
         assert [str(error) for error in failed] == ["the database is gone"] * 20
         assert attempts == one.counted("loads", "failed") == 1
