@@ -12,7 +12,7 @@ from covey.messaging.router import Router
 from covey.work.unit_of_work import Work
 from inventory_service import storage
 from inventory_service.domain import OrderId, ReservationStatus, refusal_of_repeated, shortage
-from inventory_service.messages import OrderConfirmed, ProductChanged, ReleaseStock, ReserveStock, Restock
+from inventory_service.messages import OrderConfirmed, ProductTouched, ReleaseStock, ReserveStock, Restock
 
 router = Router()
 
@@ -61,8 +61,8 @@ async def sell_stock(event: OrderConfirmed, work: Work) -> None:
         await _require_sold(event.order_id, work)
 
 
-@router.on(ProductChanged)
-async def forget_product(event: ProductChanged, work: Work) -> None:
+@router.on(ProductTouched)
+async def forget_product(event: ProductTouched, work: Work) -> None:
     """Forget what is kept of a product, should its change not have been announced: Valkey may have been away."""
     await storage.product_by_id.changed(work, event.product_id)
 

@@ -20,6 +20,12 @@ class ProductChanged(Event, type="inventory.product-changed.v1", key="product_id
     version: int
 
 
+class ProductTouched(Event, type="inventory.product-changed.v1"):
+    """The part of `ProductChanged` that inventory reads itself: of which product something kept may be old."""
+
+    product_id: ProductId
+
+
 class ReserveStock(Command, type="inventory.reserve-stock.v1", key="saga_id"):
     """Set the pieces of all lines aside for an order, or none. Refused when one line cannot be had."""
 
