@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 
 import pytest
 
 import covey.grpc  # noqa: F401 - as in a service, before anybody imports grpc
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that the others are done meanwhile and nobody waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage seldom, and not among what was imported: a tenth of the tests' time is spent on it otherwise."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.hookimpl(wrapper=True)

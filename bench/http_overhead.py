@@ -19,9 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from bench.http_apps import SECRET
 from bench.load import pin
@@ -30,6 +31,7 @@ from covey.local.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 SUBJECTS = ("bare", "covey", "assembled", "assembled-pure", "assembled-unsecured")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 BODY = b'{"id": 7, "name": "Ann", "email": "ann@example.org"}'
 
 
@@ -48,12 +50,14 @@ def rate(port: int, request: bytes, seconds: float) -> float:
 
 
 @contextlib.contextmanager
-def server(name: str, endpoint: str, folder: Path) -> Iterator[int]:
-    """Run a subject until the block ends, and return its port."""
+def server(
+    name: str, endpoint: str, folder: Path, module: str = "bench.http_apps", more: Mapping[str, str] = NOTHING
+) -> Iterator[int]:
+    """Run a subject of a module until the block ends, with this and `more` in its environment, and return its port."""
     port = free_port()
-    environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **more}
     with (folder / f"{name}.log").open("wb") as output:
-        command = [sys.executable, "-m", "bench.http_apps", name, str(port)]
+        command = [sys.executable, "-m", module, name, str(port)]
         process = subprocess.Popen(command, stdout=output, env=environment, cwd=ROOT)
         try:
             _wait_until_open(port, process)

@@ -24,17 +24,19 @@ _INTERRUPTED = 130
 
 
 @asynccontextmanager
-async def shown_shop(terminal: Terminal, state: Path | None = None) -> AsyncIterator[tuple[RunningSystem, ShopClient]]:
+async def shown_shop(
+    terminal: Terminal, state: Path | None = None, root: Path = ROOT
+) -> AsyncIterator[tuple[RunningSystem, ShopClient]]:
     """Bring the shop up, and tell of it on the terminal; stop it in order at the end of the block."""
     began = time.perf_counter()
-    terminal.meanwhile("starting PostgreSQL, NATS and Valkey, then the services")
+    terminal.meanwhile("starting PostgreSQL, the broker and Valkey, then the services")
 
     def announce(unit: Unit) -> None:
         if isinstance(unit.state, Up) and not unit.restarts:
             terminal.meanwhile(f"{unit.name} is up")
 
     try:
-        async with running_system(ROOT, UpOptions(state=state, announce=announce)) as system:
+        async with running_system(root, UpOptions(state=state, announce=announce)) as system:
             terminal.result(f"{', '.join(system.units)} are up after {time.perf_counter() - began:.1f} s", good=True)
             urls = {service: system.url(service) for service in SERVICES}
             async with ShopClient.open(urls, system.token) as client:

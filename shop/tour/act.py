@@ -29,8 +29,7 @@ async def perform(stage: Stage, acts: Sequence[Act]) -> None:
     """Play one act after another, the invariants after each; what fails in one does not keep the next from its turn."""
     for number, act in enumerate(acts, 1):
         stage.terminal.heading(f"{number}/{len(acts)}  {act.title}")
-        for line in act.before:
-            stage.terminal.beside("  ", line, 2)
+        stage.terminal.beside("  ", " ".join(act.before), 2)
         foreign = [name for name in act.needs if name not in stage.system.units]
         if foreign:
             stage.terminal.say(f"  left out: {', '.join(foreign)} is one of yours, by an address in the environment")
@@ -47,6 +46,5 @@ async def _perform(stage: Stage, act: Act) -> None:
         await stage.invariants()
     except CoveyError as error:
         stage.check(str(error), good=False)
-    for line in act.after:
-        stage.terminal.beside("  ", line, 2)
+    stage.terminal.beside("  ", " ".join(act.after), 2)
     stage.terminal.say(f"  {stage.terminal.styled(f'read {act.page}', 'bold')}")

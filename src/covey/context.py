@@ -30,7 +30,8 @@ class Trace(NamedTuple):
 
     def traceparent(self) -> str:
         """Return the header value of W3C Trace Context, version 00."""
-        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{'01' if self.sampled else '00'}"
+        trace_id, span_id = self.trace_id.to_bytes(16, "big").hex(), self.span_id.to_bytes(8, "big").hex()
+        return f"00-{trace_id}-{span_id}-{'01' if self.sampled else '00'}"
 
     def child(self) -> Trace:
         """Return the position inside a new span of the same trace."""
@@ -50,6 +51,10 @@ class Context:
     def at(self, trace: Trace) -> Context:
         """Return the same context at another position of its trace."""
         return Context(self.correlation_id, trace, self.deadline, self.principal, self.causation_id)
+
+    def on_behalf_of(self, principal: str) -> Context:
+        """Return the same context with who asks."""
+        return Context(self.correlation_id, self.trace, self.deadline, principal, self.causation_id)
 
 
 _current: ContextVar[Context | None] = ContextVar("covey_context", default=None)

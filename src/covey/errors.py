@@ -25,13 +25,17 @@
     │   ├── PoolExhausted        no connection became free within the budget
     │   ├── BrokerUnavailable    the broker refused, vanished or timed out: the outcome is unknown
     │   ├── ValkeyUnavailable    Valkey refused, vanished or timed out: the outcome is unknown
-    │   ├── DependencyUnavailable  another service or a provider did not answer: the outcome is unknown
+    │   ├── DependencyUnavailable  another service or a provider did not answer: the outcome is unknown (HTTP 502)
+    │   │   ├── DependencyTooSlow  not in the time that one attempt has (HTTP 504)
+    │   │   ├── TriedAlready     whom it asks in turn did not answer it, and it has tried again [resilience.policy]
+    │   │   └── NeverHeard       a connection that had rested was closed before it was asked [resilience.policy]
     │   ├── Overloaded           as much is under way as can be done in time [resilience.load_shedding]
     │   ├── CircuitOpen          whom one would ask has failed too often of late [resilience.circuit_breaker]
     │   ├── BulkheadFull         as many calls as may be are under way [resilience.bulkhead]
     │   ├── DeadlineExceeded     the time given for this work is over (HTTP 504)
     │   ├── NotHere              another replica can handle this message, this one cannot [messaging.failure]
     │   │   └── DefinitionUnknown  it does not have the saga's definition [saga.engine]
+    │   ├── QueueFull            as many jobs are there as may be [messaging.queue]
     │   ├── EngineFailed         an engine does not start [local.engines.engine]
     │   └── StartFailed          a process died again and again before it was up [local.unit]
     └── Defect                   ours; only a change of code or configuration cures it (HTTP 500)
@@ -41,6 +45,7 @@
         │   └── TransactionAborted   an earlier statement had failed, and its error was caught
         ├── ValkeyRefused        Valkey refused a command
         ├── StateLost            the state folder of a system was removed while it was up [local.state]
+        ├── NotOffered           another service does not have what it was asked for [resilience.policy]
         ├── Unsendable           an answer that no server would send [http.sendable]
         ├── HistoryLost          the broker no longer holds messages that we have not read
         └── Fenced               another owner has taken over; this one must stop
@@ -143,6 +148,10 @@ class ValkeyUnavailable(Unavailable):
 
 class DependencyUnavailable(Unavailable):
     """Another service or a provider did not answer. What was asked may or may not have happened."""
+
+
+class DependencyTooSlow(DependencyUnavailable):
+    """Another service or a provider did not answer within the time that an attempt has."""
 
 
 class DeadlineExceeded(Unavailable):

@@ -41,6 +41,12 @@ MEANINGS: Mapping[type[Exception], Meaning] = {
     InProgress: Meaning(409, "ABORTED", "idempotency-key-in-use", "A request with this Idempotency-Key is under way"),
     errors.TooLarge: Meaning(413, "RESOURCE_EXHAUSTED", "too-large", "The request is over a limit"),
     errors.Unavailable: Meaning(503, "UNAVAILABLE", "unavailable", "The work cannot be done now"),
+    errors.DependencyUnavailable: Meaning(
+        502, "UNAVAILABLE", "dependency-unavailable", "Somebody who is asked for this did not answer"
+    ),
+    errors.DependencyTooSlow: Meaning(
+        504, "DEADLINE_EXCEEDED", "dependency-too-slow", "Somebody who is asked for this takes too long"
+    ),
     errors.DeadlineExceeded: Meaning(
         504, "DEADLINE_EXCEEDED", "deadline-exceeded", "The time given for this work is over"
     ),

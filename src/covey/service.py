@@ -25,6 +25,7 @@ from functools import partial
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -41,22 +42,27 @@ from covey.http.application import application
 from covey.http.edge import HttpOptions
 from covey.http.head import BoundedHead
 from covey.http.limits import Limits, quotas_of
+from covey.http.live import Pages
 from covey.http.versioning import Deprecated
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
 from covey.messaging.options import MessagingOptions
+from covey.messaging.queue import Queue
+from covey.messaging.queues import Queues
 from covey.messaging.retention import Retention
 from covey.messaging.router import Router
+from covey.resilience.targets import Client, Targets
 from covey.saga.definition import Definition
 from covey.saga.engine import SagaEngine
 from covey.saga.journal import SAGAS
 from covey.saga.timers import SagaTimers
 from covey.security.principal import DevelopmentTokens, Nobody, Verifier
-from covey.settings import ServiceSettings, load
+from covey.settings import VALKEY_SCHEMES, ServiceSettings, load
 from covey.telemetry.health import Readiness
 from covey.telemetry.redaction import redact_text, text_of
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 from covey.valkey.client import Valkey, ValkeyOptions
+from covey.valkey.hints import Hints
 
 if TYPE_CHECKING:  # 70 ms that a service without gRPC must not pay
     from covey.grpc.server import GrpcServer
@@ -68,19 +74,23 @@ log = structlog.get_logger("covey.service")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a service is made of: routers, gRPC servicers, message routers, sagas, and what routes find in `app.state`.
+    """What a service is made of: routers, gRPC servicers, message routers, sagas, queues, and routes' `app.state`.
 
+    `clients` are those of other services and providers, one for each target, opened by whoever composes the parts: that
+    they are named here makes breakers, budgets and bulkheads visible.
     `limits` says what a request may be, `calls` what a gRPC call may be, `messaging` how messages are handled,
     `deprecated` which versions of its API will end. `verifier` knows who makes a request: by default by the development
     tokens of its system, and where there is no key for those, nobody is known, so that only public routes answer. With
     `valkey`, or with a route that is limited, the service opens its Valkey, if it has one (VALKEY_URL); one that is
-    away keeps it neither from starting nor from being ready.
+    away keeps it neither from starting nor from being ready. With `queues` it must have one.
     """
 
     http: Sequence[APIRouter] = ()
     grpc: Sequence[object] = ()
     messages: Sequence[Router] = ()
     sagas: Sequence[Definition[Any]] = ()
+    clients: Sequence[Client] = ()
+    queues: Sequence[Queue[Any]] = ()
     state: dict[str, object] = field(default_factory=dict)
     messaging: MessagingOptions = field(default_factory=MessagingOptions)
     limits: HttpOptions = field(default_factory=HttpOptions)
@@ -165,7 +175,7 @@ class Service(Generic[S]):
             stack.push(_log_failure)
             database = await stack.enter_async_context(Database.open(settings.database_url, _pool(self.name, settings)))
             if broker is None:
-                broker = await stack.enter_async_context(_nats(settings))
+                broker = await stack.enter_async_context(_broker(self.name, settings))
             parts = await stack.enter_async_context(self.composed(settings))
             valkey = await self._open_valkey(stack, settings) if _needs_valkey(parts) else None
             engine = SagaEngine(self.name, parts.sagas, telemetry)
@@ -173,11 +183,16 @@ class Service(Generic[S]):
                 self.name, database, broker, [*parts.messages, engine.router()], telemetry, options=parts.messaging
             )
             messaging.transactions.resources[Caches] = Caches(valkey, settings.system, self.name, telemetry.metrics)
+            pages = Pages(None if valkey is None else Hints(valkey, settings.system))
+            messaging.transactions.resources[Pages] = pages
+            telemetry.metrics.observe("live_pages", "Pages that are open", lambda: {(): float(pages.count)})
+            queues = _queues(parts, valkey, settings, messaging, telemetry) if parts.queues else None
             if parts.sagas:
                 timers = SagaTimers(database, messaging.transactions, messaging.wake)
                 messaging.add_role("saga timers", timers.run)
                 messaging.add_role("saga retention", Retention(database, SAGAS).run)
             readiness = _readiness(database, messaging)
+            readiness.at_drain(pages.end)
             verifier = parts.verifier or _verifier(settings)
             app = application(
                 self.name,
@@ -189,11 +204,14 @@ class Service(Generic[S]):
                 deprecated=parts.deprecated,
                 verifier=verifier,
                 limits=Limits(valkey, settings.system, self.name),
+                targets=Targets(parts.clients),
                 options=parts.limits,
                 version=self.version,
             )
             grpc = _grpc(parts, telemetry, readiness, messaging, verifier) if parts.grpc else None
             await stack.enter_async_context(messaging.running(settings.drain_timeout))
+            if queues is not None:
+                await stack.enter_async_context(queues.running(settings.drain_timeout))
             yield Running(app, messaging, database, telemetry, readiness, valkey, grpc)
 
     async def serve(self, settings: S, stop: asyncio.Event, started: Callable[[], None]) -> None:
@@ -297,7 +315,19 @@ class _Server(uvicorn.Server):
 
 def _needs_valkey(parts: Parts) -> bool:
     endpoints = (found.endpoint for router in parts.http for found in iter_route_contexts(router.routes))
-    return parts.valkey or any(endpoint is not None and quotas_of(endpoint) for endpoint in endpoints)
+    return (
+        parts.valkey
+        or bool(parts.queues)
+        or any(endpoint is not None and quotas_of(endpoint) for endpoint in endpoints)
+    )
+
+
+def _queues(
+    parts: Parts, valkey: Valkey | None, settings: ServiceSettings, messaging: Messaging, telemetry: Telemetry
+) -> Queues:
+    if valkey is None:
+        raise ConfigurationError("a service with queues keeps their jobs in Valkey: set VALKEY_URL")
+    return Queues(parts.queues, valkey, settings.system, messaging.transactions, telemetry.metrics)
 
 
 def _verifier(settings: ServiceSettings) -> Verifier:
@@ -351,21 +381,32 @@ def _pool(service: str, settings: ServiceSettings) -> PoolOptions:
         size=settings.pool_size,
         wait=settings.pool_wait,
         statement_timeout=settings.statement_timeout,
+        idle_in_transaction_timeout=settings.idle_in_transaction_timeout,
+        connect_timeout=settings.connect_timeout,
         application=f"{service} {settings.replica}",
     )
 
 
 @asynccontextmanager
-async def _nats(settings: ServiceSettings) -> AsyncIterator[Broker]:
-    """Open NATS; imported here, since it costs a quarter of a second that no tool needs to pay."""
-    from covey.messaging.brokers.nats import NatsBroker
-
-    broker = await NatsBroker.open(settings.nats_url, settings.system)
+async def _broker(service: str, settings: ServiceSettings) -> AsyncIterator[Broker]:
+    """Open the broker that the settings name, by the scheme of its address."""
+    broker = await _opened(service, settings)
     try:
         yield broker
     finally:
         with suppress(CoveyError):
             await broker.close()
+
+
+async def _opened(service: str, settings: ServiceSettings) -> Broker:
+    """Imports what it opens only now: NATS costs a quarter of a second that no tool needs to pay."""
+    if urlsplit(settings.broker).scheme in VALKEY_SCHEMES:
+        from covey.messaging.brokers.valkey import ValkeyBroker
+
+        return await ValkeyBroker.open(settings.broker, settings.system, reader=service)
+    from covey.messaging.brokers.nats import NatsBroker
+
+    return await NatsBroker.open(settings.broker, settings.system)
 
 
 def _readiness(database: Database, messaging: Messaging) -> Readiness:

@@ -32,6 +32,9 @@ _SYSTEM = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
+_NATS = ("nats", "tls", "ws", "wss")
+VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,;?&=~-]*")
 _ASSIGNMENT = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)=(?:'((?:[^'\\]|\\.)*)'|([^\n]*))$", re.MULTILINE | re.DOTALL)
 
@@ -45,7 +48,12 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
     database_url: str = Field(description="postgresql://role:password@host:port/database of this service alone")
-    nats_url: Annotated[str, NoDecode] = Field(description="nats://host:port, several separated by commas")
+    broker_url: str | None = Field(
+        default=None, description="the broker, where it is not the NATS of NATS_URL: valkey://host:port, or nats://…"
+    )
+    nats_url: Annotated[str, NoDecode] = Field(
+        default="", validate_default=True, description="nats://host:port, several separated by commas"
+    )
     valkey_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("VALKEY_URL", "REDIS_URL"),
@@ -72,6 +80,12 @@ class ServiceSettings(BaseSettings):
     )
     statement_timeout: timedelta = Field(
         default=timedelta(seconds=10), gt=timedelta(0), description="no statement runs longer"
+    )
+    idle_in_transaction_timeout: timedelta = Field(
+        default=timedelta(seconds=10), gt=timedelta(0), description="a transaction that does nothing so long is ended"
+    )
+    connect_timeout: timedelta = Field(
+        default=timedelta(seconds=5), gt=timedelta(0), description="for opening a connection to the database"
     )
     drain_timeout: timedelta = Field(
         default=timedelta(seconds=10), ge=timedelta(0), description="work may finish so long after SIGTERM"
@@ -110,18 +124,34 @@ class ServiceSettings(BaseSettings):
     def _database(cls, value: str) -> str:
         return _url(value, ("postgresql", "postgres"), "postgresql://role@host:5432/database")
 
+    @property
+    def broker(self) -> str:
+        """Return the address of the broker: BROKER_URL if it is set, else NATS_URL."""
+        return self.broker_url or self.nats_url
+
     @field_validator("nats_url")
     @classmethod
-    def _nats(cls, value: str) -> str:
+    def _nats(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            if info.data.get("broker_url", "malformed") is None:
+                raise ValueError("it must read like nats://host:4222; only a service with a BROKER_URL needs none")
+            return value
         for one in value.split(","):
-            _url(one if "://" in one else f"nats://{one}", ("nats", "tls", "ws", "wss"), "nats://host:4222")
+            _url(one if "://" in one else f"nats://{one}", _NATS, "nats://host:4222")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, value: str | None) -> str | None:
+        if value is not None:
+            for one in [value] if value.partition("://")[0] in VALKEY_SCHEMES else value.split(","):
+                _url(one, (*_NATS, *VALKEY_SCHEMES), "valkey://host:6379 or nats://host:4222")
         return value
 
     @field_validator("valkey_url")
     @classmethod
     def _valkey(cls, value: str | None) -> str | None:
-        schemes = ("valkey", "valkeys", "redis", "rediss", "unix")
-        return value if value is None else _url(value, schemes, "valkey://host:6379")
+        return value if value is None else _url(value, VALKEY_SCHEMES, "valkey://host:6379")
 
     @field_validator("system")
     @classmethod

@@ -37,7 +37,7 @@ def main() -> int:
         "--shard", type=shard_of, default=(1, 1), metavar="K/N", help="the K-th of N parts of the points"
     )
     parser.add_argument("--cold", action="store_true", help="restart with a new Python each time, not with a copy")
-    parser.add_argument("--lanes", type=int, default=3, metavar="N", help="how many shops beside each other")
+    parser.add_argument("--lanes", type=int, default=4, metavar="N", help="how many shops beside each other")
     folder = Path(tempfile.mkdtemp(prefix="covey-crash-"))
     status = asyncio.run(_run(parser.parse_args(), folder))
     if status == 0:

@@ -27,6 +27,9 @@ SETTLING = timedelta(seconds=30)
 SETTLING_SECONDS = SETTLING.total_seconds()
 REGISTERING, PLACING = "POST /users", "POST /orders"
 CANCELLING, RETURNING = "POST /orders/…/cancel", "POST /orders/…/returns"
+_APART_SECONDS = 1.3
+"""So far apart orders begin of whose calls every other fails: fewer than 20 in 10 s, or shipping's breaker decides."""
+
 _RECORDINGS = 12
 _ONLY_WHEN_BUSY = (TURN, DIRECT, "ingest")
 """Where an order differs whose messages are left to workers; all else is struck in the same order without that."""
@@ -58,6 +61,7 @@ class Lane:
         self.shop = shop
         self._ledger = ledger
         self._busy = lanes
+        self._carrier_down_at = -_APART_SECONDS
         self.watchers: dict[str, Watcher] = {}
         for service in shop.replicas:
             replica = shop.replica(service)
@@ -146,6 +150,9 @@ class Lane:
         if not (outcome.registers or outcome.stranger):
             await customer.register()
             await eventually(lambda: self._ledger.is_idle(), SETTLING)
+        if outcome.carrier == "down":
+            await asyncio.sleep(self._carrier_down_at + _APART_SECONDS - time.monotonic())
+            self._carrier_down_at = time.monotonic()
         for service, watcher in self.watchers.items():
             watcher.watch(point if point and point.service == service else None)
         payment, shipping = self.watchers["payment"], self.watchers["shipping"]
@@ -160,7 +167,7 @@ class Lane:
     async def _order(self, customer: Customer, outcome: Outcome) -> None:
         """Do all that the customer does, whatever is killed meanwhile."""
         watcher = self.watchers["order"]
-        await self._ledger.tell_carrier(outcome.carrier or "answer", 2 if outcome.carrier == "down" else 1)
+        await self._ledger.tell_carrier(outcome.carrier or "answer", 1)
         await self._ledger.tell_mail_server("down" if outcome.mail_down else "accept", 2)
         if outcome.registers:
             self.watchers["user"].logbook.request = REGISTERING

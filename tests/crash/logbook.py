@@ -9,6 +9,7 @@ from itertools import count
 
 from tests.crash.seams import (
     ACCEPT,
+    AND_COMMIT,
     BEGIN,
     COMMIT,
     MARK,
@@ -23,6 +24,7 @@ from tests.crash.seams import (
     TAKE,
     TIMER,
     call_of,
+    ends,
     mail_call_of,
     marks,
     read,
@@ -128,7 +130,7 @@ class Logbook:
         if call == READ:
             marking = [self._known("relay", f"{MARK} {memory.get('read', '')}")] if marks(statement) else []
             return [*marking, self._entered(READ, Transaction())]
-        if call == BEGIN:
+        if statement.begins:
             memory["transaction"] = Transaction()
         transaction = memory.get("transaction") or Transaction()
         if call == ACCEPT:
@@ -141,7 +143,8 @@ class Logbook:
             call = f"{STORE} {types}"
         elif not transaction.about and not statement.session.role.startswith((WORKER, INGEST)):
             self._named(transaction, self._about(call))
-        return [self._entered(call, transaction)]
+        carries = statement.commits and call != COMMIT
+        return [self._entered(call + AND_COMMIT if carries else call, transaction)]
 
     def _mailing(self, mailing: Mailing) -> list[Sighting]:
         call = mail_call_of(mailing)
@@ -170,7 +173,7 @@ class Logbook:
                 memory["read"] = types
                 sighting.call = f"{READ} {types}"
                 self._named(sighting.transaction, "relay")
-            case "commit" | "rollback":
+            case call if ends(call) and not statement.error:
                 memory.pop("transaction", None)
 
     def _known(self, about: str, call: str) -> Sighting:

@@ -19,6 +19,8 @@ from tests.wire.smtp import DOT
 When = Literal["before", "after", "delivered", "booked"]
 
 BEGIN, COMMIT, ROLLBACK = "begin", "commit", "rollback"
+AND_COMMIT = f" and {COMMIT}"
+"""The end of the name of a statement that carries COMMIT along."""
 TAKE, TAKE_DUE, TIMER, RECOVER, READ = "take", "take due", "saga timer", "recover", "relay reads"
 RESUME, STORE, MARK, RECEIVE, PUBLISH, FLUSH = "resume", "stores", "relay marks", "receives", "publishes", "flush:"
 ACCEPT = "accepts"
@@ -67,6 +69,11 @@ def call_of(sql: str) -> str | None:
     return f"select {reads[1] if reads else text[7:40].partition('(')[0]}"
 
 
+def ends(call: str) -> bool:
+    """Tell whether a transaction ends with this call."""
+    return call in (COMMIT, ROLLBACK) or call.endswith(AND_COMMIT)
+
+
 def seam_of(call: str, when: When) -> str:
     """Return the seam that this side of a call belongs to."""
     if call.startswith(PUBLISH):
@@ -75,6 +82,8 @@ def seam_of(call: str, when: When) -> str:
         return "provider call" if when == "before" else "provider answer"
     if call in (RECIPIENT, MAIL):
         return "mail call" if when == "before" else "mail answer"
+    if call.endswith(AND_COMMIT):
+        return COMMIT
     for start, seam in _SEAMS.items():
         if call.startswith(start):
             return seam

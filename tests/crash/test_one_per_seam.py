@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.crash.points import one_per_seam
 from tests.crash.report import table
 from tests.crash.run import prepared
@@ -11,6 +13,7 @@ from tests.crash.run import prepared
 LANES = 2
 
 
+@pytest.mark.longest
 async def test_an_order_survives_a_kill_at_each_seam(tmp_path: Path) -> None:
     said: list[str] = []
 

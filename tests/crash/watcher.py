@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from covey.messaging.ingest import LONG_TURN_SECONDS, REST
 from tests.crash.logbook import DIRECT, INGEST, Logbook, Sighting
 from tests.crash.points import Point
-from tests.crash.seams import ACCEPT, BEGIN, COMMIT, LATE, READ, STORE, TAKE_DUE, When
+from tests.crash.seams import ACCEPT, BEGIN, LATE, READ, STORE, TAKE_DUE, When, ends
 from tests.harness.lanes import Lanes
 from tests.wire.exchange import Arrival, Call, Exchange, Mailing, Publication, Stage, Statement
 
@@ -113,7 +113,7 @@ class Watcher:
     def _time(self, sightings: list[Sighting]) -> None:
         """Note how long a direct turn has taken, when it commits."""
         for sighting in sightings:
-            if sighting.call == COMMIT and sighting.about.startswith(DIRECT):
+            if ends(sighting.call) and sighting.about.startswith(DIRECT):
                 spent = time.monotonic() - sighting.transaction.began_at
                 if spent > LONG_TURN_SECONDS:
                     self._rests_until = sighting.transaction.began_at + REST * spent

@@ -121,6 +121,7 @@ async def test_a_column_that_a_migration_adds_costs_a_retry_and_no_failure(datab
 
     async def read() -> None:
         async with transactions.begin() as work:
+            await work.execute("SET LOCAL lock_timeout TO 1000")
             await work.fetch("SELECT * FROM thing")
 
     await read()
@@ -132,6 +133,23 @@ async def test_a_column_that_a_migration_adds_costs_a_retry_and_no_failure(datab
             await read()
 
     await read()
+
+
+async def test_a_column_that_a_migration_adds_costs_a_read_in_no_transaction_nothing(database: Database) -> None:
+    transactions = Transactions(database, "shop")
+    async with database.acquire() as connection:
+        await connection.execute("CREATE TABLE thing (n int); INSERT INTO thing VALUES (1)")
+
+    async def read() -> list[tuple[int | None, ...]]:
+        async with transactions.begin() as work:
+            return [tuple(row) for row in await work.fetch("SELECT * FROM thing")]
+
+    assert await read() == [(1,)]
+    async with database.acquire() as one, database.acquire() as other:
+        await other.execute("ALTER TABLE thing ADD COLUMN m int")
+        assert one is not other
+
+    assert [await read() for _ in range(3)] == [[(1, None)]] * 3
 
 
 @pytest.mark.parametrize("kind", list(vendor_classes()), ids=lambda kind: kind.__name__)

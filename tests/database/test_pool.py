@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from urllib.parse import urlsplit, urlunsplit
 
@@ -100,6 +100,40 @@ async def test_a_pool_that_cannot_connect_is_not_called_exhausted(database_url: 
     assert not isinstance(caught.value, PoolExhausted)
 
 
+class Counted(Line):
+    """A line that counts who tries to connect."""
+
+    tried = 0
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tried += 1
+        await super()._accept(reader, writer)
+
+
+async def test_a_server_that_refuses_is_asked_a_few_times_a_second_however_many_need_it(database_url: str) -> None:
+    loop = asyncio.get_running_loop()
+    async with Counted.to(database_url) as line, Database.open(line.url, PoolOptions(size=10)) as database:
+        transactions = Transactions(database, "shop")
+
+        async def asks() -> bool:
+            with suppress(DatabaseUnavailable):
+                async with transactions.begin() as work:
+                    return bool(await work.fetchval("SELECT 1"))
+            return False
+
+        line.cut()
+        before, begun = line.tried, loop.time()
+        while loop.time() - begun < 1:
+            assert not any(await asyncio.gather(*(asks() for _ in range(50))))
+            await asyncio.sleep(0.001)
+        tried = line.tried - before
+        line.mend()
+        await eventually(asks)
+
+    at_first, later = 10, 10  # the pool's size; then one in 0.1 s, with a second try without TLS each
+    assert 2 <= tried <= 2 * (at_first + later)
+
+
 async def test_who_waits_is_served_in_turn_while_connections_keep_breaking(database_url: str) -> None:
     """Every connection given back is lost, and some while they are opened: nobody is overtaken, no place is lost."""
     options = PoolOptions(size=2, wait=timedelta(seconds=20))
@@ -126,8 +160,14 @@ async def test_who_waits_is_served_in_turn_while_connections_keep_breaking(datab
         assert sorted(served) == list(range(12))
         assert all(abs(number - turn) < 2 for turn, number in enumerate(served)), served
         await eventually(lambda: database.usage[0] == database.usage[1])
-        async with database.acquire() as one, database.acquire() as two:
-            assert await one.fetchval("SELECT 1") == await two.fetchval("SELECT 1")
+
+        async def both_places_are_there() -> bool:
+            with suppress(DatabaseUnavailable):  # for a moment, when the last to connect was refused
+                async with database.acquire() as one, database.acquire() as two:
+                    return bool(await one.fetchval("SELECT 1") == await two.fetchval("SELECT 1"))
+            return False
+
+        await eventually(both_places_are_there)
 
 
 async def test_a_database_that_is_not_there_is_unavailable_and_no_vendor_error(
@@ -142,6 +182,36 @@ async def test_a_database_that_is_not_there_is_unavailable_and_no_vendor_error(
         with pytest.raises(DatabaseUnavailable):
             async with Database.open(url):
                 pytest.fail("there is nothing to open")
+
+
+async def test_no_connection_is_lent_on_which_nothing_can_be_written(database_url: str) -> None:
+    """As on one that is opened while the name of the primary still leads to what is a standby since a failover."""
+    setting = f'ALTER DATABASE "{urlsplit(database_url).path[1:]}" {{}} default_transaction_read_only'
+    async with Database.open(database_url, PoolOptions(size=3)) as database:
+        transactions = Transactions(database, "shop")
+
+        async def writes() -> bool:
+            with suppress(DatabaseUnavailable):
+                async with transactions.begin() as work:
+                    await work.execute("CREATE TABLE IF NOT EXISTS thing (n int)")
+                    return True
+            return False
+
+        async with database.acquire() as one, database.acquire():  # the third is to be opened
+            await one.execute(f"{setting.format('SET')} TO on")
+            with pytest.raises(DatabaseUnavailable):
+                await database.acquire().__aenter__()
+            await one.execute(setting.format("RESET"))
+
+            await eventually(writes)
+            assert await writes()
+
+
+@pytest.mark.parametrize("port", ["99999", "port"])
+async def test_a_url_that_cannot_be_read_is_a_mistake_of_configuration(port: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL"):
+        async with Database.open(f"postgresql://shop:secret@127.0.0.1:{port}/shop"):
+            pytest.fail("there is nothing to open")
 
 
 async def test_a_pool_larger_than_the_server_grants_is_refused_at_start(database_url: str) -> None:

@@ -15,8 +15,9 @@ from covey.database.pool import PoolOptions
 from covey.errors import ConfigurationError
 from covey.grpc.options import GrpcOptions, KeepAlive
 from covey.http.edge import HttpOptions
-from covey.local.system import DemoEntry, DrillEntry, NatsEntry, ProcessEntry, ServiceEntry, System
+from covey.local.system import DemoEntry, DrillEntry, NatsEntry, ProcessEntry, ServiceEntry, StreamsEntry, System
 from covey.messaging.options import MessagingOptions
+from covey.messaging.queue_options import QueueOptions
 from covey.settings import ServiceSettings, load
 from tests.docs.pages import ROOT
 
@@ -36,7 +37,7 @@ def written(default: Any) -> str:
             return "required"
         case None | []:
             return "none"
-        case {}:
+        case {} | "":
             return "empty"
         case timedelta():
             return f"{default.total_seconds():g} s"
@@ -80,9 +81,11 @@ def test_every_key_of_the_system_file_is_on_the_page() -> None:
 
     assert documented("`covey.toml`") == {
         "system.name": "required",
+        "system.broker": "nats",
         **keys("services.<name>", ServiceEntry),
         **keys("processes.<name>", ProcessEntry),
         **keys("engines.nats", NatsEntry),
+        **keys("engines.streams", StreamsEntry),
         **keys("demo", DemoEntry),
         **keys("drill", DrillEntry),
     }
@@ -90,7 +93,13 @@ def test_every_key_of_the_system_file_is_on_the_page() -> None:
 
 @pytest.mark.parametrize(
     ("section", "options"),
-    [("Messaging", MessagingOptions), ("HTTP", HttpOptions), ("gRPC", GrpcOptions), ("Database", PoolOptions)],
+    [
+        ("Messaging", MessagingOptions),
+        ("Queues", QueueOptions),
+        ("HTTP", HttpOptions),
+        ("gRPC", GrpcOptions),
+        ("Database", PoolOptions),
+    ],
 )
 def test_every_option_is_on_the_page(section: str, options: Any) -> None:
     assert documented(section) == {field.name: written(field.default) for field in fields(options)}

@@ -29,10 +29,16 @@ class Scene:
 Open = Callable[[int], AbstractAsyncContextManager[Scene]]
 
 
+@pytest.fixture(scope="module")
+def broker_engine() -> str:
+    """The engine that is the broker in this module."""
+    return "nats"
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Floor]:
+async def ground(tmp_path_factory: pytest.TempPathFactory, broker_engine: str) -> AsyncIterator[Floor]:
     """Engines and nurseries for the tests of a module."""
-    async with floor(tmp_path_factory.mktemp("floor")) as opened:
+    async with floor(tmp_path_factory.mktemp("floor"), broker_engine) as opened:
         yield opened
 
 

@@ -54,7 +54,10 @@ async def test_a_whole_outbox_published_again_has_no_second_effect(open_scene: O
 # A connection that delays passes some fifty statements or messages a second: a crowd of 400 would only wait in line.
 @pytest.mark.parametrize(
     ("number", "most_seconds"),
-    [pytest.param(20, 0.05, id="short"), pytest.param(120, 0.1, id="long", marks=pytest.mark.slow)],
+    [
+        pytest.param(20, 0.05, id="short", marks=pytest.mark.slow),
+        pytest.param(120, 0.1, id="long", marks=pytest.mark.slow),
+    ],
 )
 async def test_delay_and_disorder_between_keys_change_no_outcome(
     open_scene: Open, number: int, most_seconds: float

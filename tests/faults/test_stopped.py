@@ -132,6 +132,7 @@ async def test_a_reader_that_wakes_up_late_stores_nothing(open_scene: Open, serv
         await scene.crowd.settle()
 
 
+@pytest.mark.slow
 async def test_an_answer_that_is_recorded_late_is_not_recorded_twice(open_scene: Open) -> None:
     async with open_scene(2) as scene:
         stop = await stopped_until_taken_over(scene, "payment", settles)

@@ -14,6 +14,7 @@ from covey import errors
 from covey.errors import CoveyError
 from covey.grpc.status import error_of, status_of
 from covey.meanings import MEANINGS, meaning_of
+from covey.resilience.policy import NotOffered, TriedAlready
 from covey.work.idempotency import InProgress, KeyReused
 from tests.grpc.conftest import Serve
 
@@ -35,6 +36,8 @@ from tests.grpc.conftest import Serve
         (errors.Unavailable("inside"), "UNAVAILABLE", "UNAVAILABLE"),
         (errors.DatabaseUnavailable("inside"), "UNAVAILABLE", "UNAVAILABLE"),
         (errors.PoolExhausted("inside"), "UNAVAILABLE", "UNAVAILABLE"),
+        (errors.DependencyUnavailable("inside"), "UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"),
+        (errors.DependencyTooSlow("inside"), "DEADLINE_EXCEEDED", "DEPENDENCY_TOO_SLOW"),
         (errors.DeadlineExceeded("inside"), "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
         (errors.Defect("inside"), "INTERNAL", "INTERNAL"),
         (RuntimeError("inside"), "INTERNAL", "INTERNAL"),
@@ -130,6 +133,11 @@ def test_trouble_of_the_target_is_trouble_with_a_dependency(error: errors.CoveyE
     assert back.retry_after == getattr(error, "retry_after", None)
 
 
+@pytest.mark.parametrize("error", [errors.DependencyUnavailable("inside"), errors.DependencyTooSlow("inside")])
+def test_trouble_of_whom_the_target_asks_is_told_apart_for_it_has_tried_again(error: errors.CoveyError) -> None:
+    assert type(error_of(_received(error), "user")) is TriedAlready
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -144,7 +152,7 @@ def test_trouble_of_the_target_is_trouble_with_a_dependency(error: errors.CoveyE
         (grpc.StatusCode.FAILED_PRECONDITION, errors.Conflict),
         (grpc.StatusCode.ABORTED, errors.Conflict),
         (grpc.StatusCode.OUT_OF_RANGE, errors.Invalid),
-        (grpc.StatusCode.UNIMPLEMENTED, errors.Defect),
+        (grpc.StatusCode.UNIMPLEMENTED, NotOffered),
         (grpc.StatusCode.INTERNAL, errors.DependencyUnavailable),
         (grpc.StatusCode.UNAVAILABLE, errors.DependencyUnavailable),
         (grpc.StatusCode.DATA_LOSS, errors.DependencyUnavailable),

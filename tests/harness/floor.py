@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from covey.local.engines.embedded import EngineOptions, start_engines
+from covey.local.engines.embedded import STREAMS, EngineOptions, start_engines
 from covey.local.engines.engine import RunningEngine
 from covey.local.ports import reserve_port
 from covey.local.state import StateFolder, open_state
@@ -34,6 +34,11 @@ class Floor:
     migrating: asyncio.Lock
     aside: list[socket.socket] = field(default_factory=list)
 
+    def broker(self) -> dict[str, str]:
+        """Return what a service is told of its broker."""
+        nats = self.engines.get("nats")
+        return {"NATS_URL": nats.url} if nats else {"BROKER_URL": self.engines[STREAMS].url}
+
     def port(self) -> int:
         """Return a port that nobody else chooses while this floor is open, also not while its process is dead."""
         port, aside = reserve_port()
@@ -54,11 +59,14 @@ class Floor:
 
 
 @asynccontextmanager
-async def floor(folder: Path) -> AsyncIterator[Floor]:
-    """Have engines and a nursery for the length of a block; all logs stay in `folder`."""
+async def floor(folder: Path, broker: str = "nats") -> AsyncIterator[Floor]:
+    """Have engines and a nursery for the length of a block; all logs stay in `folder`. `broker` is one of the engines.
+
+    A broker on Valkey, `STREAMS`, is not looked into: what passes between it and a service is seen by no proxy.
+    """
     state = await open_state(folder)
     try:
-        engines = await start_engines(state, ("postgres", "nats"), _OPTIONS)
+        engines = await start_engines(state, ("postgres", broker), _OPTIONS)
         databases = Databases(engines["postgres"].url)
         nursery = await Nursery.open(*(f"{service}_service.main" for service in SERVICES), *_OUTSIDE)
         ground = Floor(state, engines, databases, nursery, asyncio.Lock())
@@ -70,5 +78,5 @@ async def floor(folder: Path) -> AsyncIterator[Floor]:
                 aside.close()
     finally:
         await state.close()
-        for data in ("postgres", "nats"):
+        for data in ("postgres", broker):
             await asyncio.to_thread(shutil.rmtree, folder / data, ignore_errors=True)

@@ -97,7 +97,7 @@ async def _replica(floor: Floor, name: str, service: str, number: int, told: Map
         "HOST": "127.0.0.1",
         "PORT": str(floor.port()),
         "GRPC_PORT": "0",
-        "NATS_URL": floor.engines["nats"].url,
+        **floor.broker(),
         "DEVELOPMENT_KEY": KEY,
         "LOG_LEVEL": "INFO",
         **told,

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
+import uvloop
 from fastapi import APIRouter
 
 from covey.http.application import Application, application
 from covey.telemetry.health import Readiness
 from covey.telemetry.telemetry import Telemetry
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Have the client tested on both event loops: tests run on asyncio's, services on uvloop."""
+    own = {"asyncio": asyncio.new_event_loop}
+    return {**own, "uvloop": uvloop.new_event_loop} if item.path.name == "test_client.py" else own
 
 
 @pytest.fixture

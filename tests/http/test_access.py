@@ -226,7 +226,7 @@ async def test_the_api_says_which_operations_need_a_token(make: Make) -> None:
 
     assert document["components"]["securitySchemes"]["bearer"] == {"type": "http", "scheme": "bearer"}
     assert document["security"] == [{"bearer": []}]
-    assert document["paths"]["/open"]["get"]["security"] == [{}]
+    assert document["paths"]["/open"]["get"]["security"] == [{"bearer": []}, {}]
     assert "security" not in document["paths"]["/known"]["get"]
 
 

@@ -234,9 +234,9 @@ async def test_an_answer_that_has_begun_may_end_after_the_callers_time(make: Mak
 
     @api.get("/stream")
     async def stream() -> StreamingResponse:
-        asyncio.get_running_loop().call_later(0.1, passed.set)
+        asyncio.get_running_loop().call_later(0.4, passed.set)
         return StreamingResponse(parts())
 
-    answer = await ask(make(api), "GET", "/stream", headers={"Covey-Timeout-Ms": "30"})
+    answer = await ask(make(api), "GET", "/stream", headers={"Covey-Timeout-Ms": "250"})
 
     assert answer.body == b"onetwo"

@@ -101,6 +101,7 @@ def is_problem(answer: Answer, status: int, slug: str) -> dict[str, Any]:
         (errors.Unavailable("inside"), 503, "unavailable"),
         (errors.DatabaseUnavailable("inside"), 503, "unavailable"),
         (errors.PoolExhausted("inside"), 503, "unavailable"),
+        (errors.DependencyUnavailable("inside"), 502, "dependency-unavailable"),
         (errors.DeadlineExceeded("inside"), 504, "deadline-exceeded"),
         (errors.Defect("inside"), 500, "internal"),
         (errors.ConfigurationError("inside"), 500, "internal"),
@@ -319,6 +320,22 @@ def test_what_only_follows_from_a_mistake_further_in_is_not_told() -> None:
     problem = problem_of(RequestValidationError([wrong, follows]))
 
     assert [found["pointer"] for found in problem.errors] == ["#/lines/0/quantity"]
+
+
+@pytest.mark.parametrize(
+    ("python", "json"),
+    [
+        ("Tuple should have at least 1 item after validation, not 0", "Array should have at least 1 item, not 0"),
+        ("Input should be a valid list", "Input should be an array"),
+        ("Input should be a valid dictionary or object to extract fields from", "Input should be an object"),
+        ("Input should be a valid dictionary or instance of Line", "Input should be an object"),
+        ("A List should be a valid list of lists", "A List should be a valid list of lists"),
+    ],
+)
+def test_what_a_rule_asks_for_is_said_in_the_words_of_json(python: str, json: str) -> None:
+    problem = problem_of(RequestValidationError([{"type": "of_pydantic", "loc": ("body", "lines"), "msg": python}]))
+
+    assert [found["what"] for found in problem.errors] == [json]
 
 
 async def test_parameters_and_headers_are_judged_alike(make: Make) -> None:

@@ -19,7 +19,7 @@ from covey.testing.asgi import Answer, ask
 Make = Callable[..., Application]
 
 PATHS = [
-    "/", "", "/a", "/a/", "/a/1", "/a/me", "/a/1/b", "/a/1/b/2", "/a/1/b/x", "/a/1/files/x/y/z", "/a/1/files/",
+    "/", "", "/a", "/a/", "/a/1", "/a/1/b", "/a/1/b/2", "/a/1/b/x", "/a/1/files/x/y/z", "/a/1/files/",
     "/c", "/c/d/e", "/static/x", "/static/x/y", "/starlette/7", "/starlette", "/late/1", "/a/%20", "/A/1", "/a//1",
     "/nowhere", "/secured",
 ]  # fmt: skip
@@ -85,6 +85,14 @@ async def test_every_path_and_method_is_answered_as_by_fastapi(make: Make, path:
 
 def without_ours(answer: Answer) -> dict[str, str]:
     return {name: value for name, value in answer.headers.items() if name != "x-correlation-id"}
+
+
+async def test_an_address_that_is_written_out_is_no_value_of_a_template(make: Make) -> None:
+    """FastAPI would have `DELETE /a/{a_id}` delete `me`; OpenAPI says that `/a/me` is another address."""
+    read, deleted = await ask(make(*routers()), "GET", "/a/me"), await ask(make(*routers()), "DELETE", "/a/me")
+
+    assert read.json()["route"] == "a_me"
+    assert (deleted.status, deleted.headers["allow"]) == (405, "GET, HEAD")
 
 
 async def test_head_is_answered_where_get_is(make: Make) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from fastapi import APIRouter, HTTPException, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -29,6 +30,8 @@ from covey.work.unit_of_work import Transactions
 Make = Callable[..., Application]
 Log = Callable[[], list[dict[str, Any]]]
 
+THIS = Path(__file__).read_bytes()
+
 BROKEN: Mapping[str, str] = {
     "line-break": "b'X-Note' holds b'\\n', at byte 3",
     "zero-byte": "b'x-note' holds b'\\x00', at byte 0",
@@ -39,6 +42,9 @@ BROKEN: Mapping[str, str] = {
     "no-length": "a Content-Length of b'-1', which is no number of bytes",
     "two-ends": "more than once, by Content-Length or Transfer-Encoding, where it ends",
     "no-body": "a body of 4 bytes, and the status 204 allows none",
+    "no-file": "is the file '/nowhere/at-all': No such file or directory",
+    "a-folder": "is '/', which is no file that can be read",
+    "other-length": "a Content-Length of 1 and a file of",
     "streamed": "b'x-note' holds b'\\r', at byte 3",
 }
 
@@ -113,6 +119,25 @@ def streamed() -> APIRouter:
         await work.execute("INSERT INTO things VALUES (1)")
         return StreamingResponse(iter([b"x"]), headers={"Content-Length": "-1"})
 
+    @api.post("/no-file", response_model=None)
+    async def no_file(work: Transaction) -> Response:
+        await work.execute("INSERT INTO things VALUES (1)")
+        return FileResponse("/nowhere/at-all")
+
+    @api.post("/a-folder", response_model=None)
+    async def folder(work: Transaction) -> Response:
+        await work.execute("INSERT INTO things VALUES (1)")
+        return FileResponse("/")
+
+    @api.post("/other-length", response_model=None)
+    async def other_length(work: Transaction) -> Response:
+        await work.execute("INSERT INTO things VALUES (1)")
+        return FileResponse(__file__, headers={"Content-Length": "1"})
+
+    @api.get("/file", response_model=None)
+    async def file(work: Transaction) -> Response:
+        return FileResponse(__file__)
+
     return api
 
 
@@ -138,6 +163,16 @@ async def test_what_no_server_would_send_is_a_500_over_the_wire_and_nothing_is_c
     async with database.acquire() as connection:
         assert await connection.fetchval("SELECT count(*) FROM things") == 0
         assert await connection.fetchval("SELECT count(*) FROM covey.idempotency") == 0
+
+
+async def test_a_file_that_is_there_is_sent_whole_or_the_part_that_is_asked_for(
+    app: Application, client: aiohttp.ClientSession
+) -> None:
+    async with serving(app) as url:
+        async with client.get(f"{url}/file") as whole:
+            assert (whole.status, await whole.read()) == (200, THIS)
+        async with client.get(f"{url}/file", headers={"Range": "bytes=3-9"}) as part:
+            assert (part.status, await part.read()) == (206, THIS[3:10])
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class AtCommit:
 
     async def passes(self, stage: Stage, exchange: Exchange) -> bool:
         """See Tap."""
-        if stage is self.stage and isinstance(exchange, Statement) and exchange.sql == "COMMIT":
+        if stage is self.stage and isinstance(exchange, Statement) and exchange.commits:
             self.held.set()
             await self.released.wait()
         return True

@@ -168,6 +168,8 @@ def test_what_there_is_not_cannot_end(make: Make) -> None:
         make(*shop(), deprecated={7: ENDING})
     with pytest.raises(DefinitionError):
         Deprecated(since=date(2027, 1, 1), sunset=date(2026, 1, 1), link="x")
+    with pytest.raises(DefinitionError):
+        Deprecated(since=date(2026, 1, 1), sunset=date(2027, 1, 1), link="x\r\nset-cookie: y")
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/xml", "application/json;q=0", "image/*, text/*"])

@@ -585,7 +585,7 @@ def test_dead_letters_outside_a_project_are_found_with_an_address(tmp_path: Path
 def test_what_must_be_given_is_a_plain_word_in_the_usage(command: str) -> None:
     shown = subprocess.run([*_COVEY, "dead", command, "--help"], capture_output=True, text=True, check=True).stdout
 
-    assert "[OPTIONS] SERVICE" in shown
+    assert ("[OPTIONS] [SERVICE]" if command == "list" else "[OPTIONS] SERVICE") in shown
     assert "{" not in shown
 
 

@@ -219,7 +219,7 @@ def test_what_is_not_said_has_a_default(system_root: Path) -> None:
         ),
         pytest.param(
             '[system]\nname = "a"\n[services.alpha]\n[engines.redis]\nx = 1\n',
-            r"line 4: engines\.redis: there is no such key: known are nats",
+            r"line 4: engines\.redis: there is no such key: known are nats, streams",
             id="an engine that is not there",
         ),
     ],

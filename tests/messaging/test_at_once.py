@@ -117,11 +117,15 @@ class TestAccept:
 
         assert await stored(connection) == 1
 
-    async def test_of_a_reader_that_was_overtaken_stores_nothing(self, connection: Connection) -> None:
+    @pytest.mark.parametrize("how", ["accept", "receive", "receive and handle"])
+    async def test_of_a_reader_that_was_overtaken_stores_nothing(self, connection: Connection, how: str) -> None:
+        begin = {"accept": ("accept", [LANES]), "receive": ("receive", [LANES, 0])}
+        function, first = begin.get(how, ("receive", [LANES, 8]))
         await accept(connection, event(key=KEY))
 
-        with pytest.raises(Fenced):
-            await accept(connection, event(key=KEY))
+        with pytest.raises(Fenced), translated():
+            columns = Received("feed", 0, 1, [event(key=KEY)]).columns()
+            await call_all(connection, [(function, [*first, *columns])])
 
         assert await stored(connection) == 1
 

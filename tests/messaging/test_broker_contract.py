@@ -10,7 +10,9 @@ import pytest
 from covey.local.engines.embedded import Engines
 from covey.messaging.brokers.memory import MemoryBroker, MemoryLogs
 from covey.messaging.brokers.nats import NatsBroker
+from covey.messaging.brokers.valkey import ValkeyBroker
 from covey.testing.broker_contract import BrokerContract, Delete, DropBefore
+from covey.valkey.client import Valkey
 
 
 class TestMemoryBroker(BrokerContract):
@@ -65,3 +67,31 @@ class TestNatsBroker(BrokerContract):
 
         yield delete
         await client.close()
+
+
+class TestValkeyBroker(BrokerContract):
+    """On a real server."""
+
+    @pytest.fixture
+    async def broker(self, covey_engines: Engines, system_name: str) -> AsyncIterator[ValkeyBroker]:
+        broker = await ValkeyBroker.open(covey_engines.valkey_url, system_name)
+        yield broker
+        await broker.close()
+
+    @pytest.fixture
+    async def drop_before(self, covey_engines: Engines, system_name: str) -> AsyncIterator[DropBefore]:
+        async with Valkey.open(covey_engines.valkey_url) as valkey:
+
+            async def drop(stream: str, sequence: int) -> None:
+                await valkey.call("XTRIM", f"{{{system_name}:{stream}}}:log", "MINID", f"0-{sequence}")
+
+            yield drop
+
+    @pytest.fixture
+    async def delete(self, covey_engines: Engines, system_name: str) -> AsyncIterator[Delete]:
+        async with Valkey.open(covey_engines.valkey_url) as valkey:
+
+            async def delete(stream: str) -> None:
+                await valkey.call("DEL", f"{{{system_name}:{stream}}}:log")
+
+            yield delete

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from covey.local.environment import write_environment
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.options import MessagingOptions
 from covey.messaging.router import Router
@@ -30,12 +31,15 @@ class Desk:
     feed: Feed
     url: str
 
-    async def covey(self, *words: str, editor: str = "", url: str | None = None) -> tuple[int, str, str]:
-        """Call `covey dead …`; return the exit status, standard output and standard error."""
+    async def covey(
+        self, *words: str, editor: str = "", url: str | None = None, folder: Path | None = None
+    ) -> tuple[int, str, str]:
+        """Call `covey dead …`, in this folder; return the exit status, standard output and standard error."""
         outer = {name: value for name, value in os.environ.items() if name not in ("EDITOR", "VISUAL")}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "covey.cli", "dead", *words),
             env=outer | {"DATABASE_URL": self.url if url is None else url} | ({"EDITOR": editor} if editor else {}),
+            cwd=folder,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -121,6 +125,23 @@ async def test_where_there_is_none_the_list_says_what_that_means(desk: Desk) -> 
     assert (await desk.covey("list", "shop", "--json"))[1] == "[]\n"
 
 
+async def test_those_of_all_services_of_a_system_are_listed_together(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "covey.toml").write_text("")
+    (tmp_path / ".covey").mkdir()
+    write_environment(tmp_path / ".covey", "shop", {"DATABASE_URL": desk.url})
+    await desk.feed.add("cart 7", [0])
+    await dead(desk.shop)
+
+    _, listed, _ = await desk.covey("list", url="", folder=tmp_path)
+    _, as_json, _ = await desk.covey("list", "--json", url="", folder=tmp_path)
+    _, others, _ = await desk.covey("list", "--type", "x.y.v1", url="", folder=tmp_path)
+
+    assert listed.startswith("shop\nKEY")
+    assert "cannot do 0" in listed
+    assert [one["key"] for one in json.loads(as_json)["shop"]] == ["cart 7"]
+    assert others == "no such dead letter in shop\n"
+
+
 async def test_a_mistake_is_one_line_with_what_to_do(desk: Desk) -> None:
     for words, status, text in (
         (("show", "shop", "nothing"), 1, "no dead letter with the key or message id 'nothing'"),
@@ -128,6 +149,8 @@ async def test_a_mistake_is_one_line_with_what_to_do(desk: Desk) -> None:
         (("edit", "shop", "nothing", "--body", "{}", "--file", __file__), 2, "not with both"),
         (("replay", "shop"), 2, "--all"),
         (("edit", "shop", "nothing"), 1, "no dead letter"),
+        (("list",), 2, "name the service"),
+        (("list", "--queue", "small"), 2, "needs the name of a service"),
     ):
         found, _, error = await desk.covey(*words)
         assert (found, text in " ".join(error.split())) == (status, True), (words, error)

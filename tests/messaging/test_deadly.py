@@ -168,6 +168,7 @@ async def test_a_message_that_kills_its_process_each_time_is_a_dead_letter_and_i
         await asyncio.gather(supervisor, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_a_saga_whose_function_kills_its_process_is_undone_or_goes_on_when_that_is_mended(
     make_database: Callable[[Path | None], str],
     covey_engines: Engines,

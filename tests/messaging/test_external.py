@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from covey.database.pool import PoolOptions
+from covey.database.pool import Connection, Database, PoolOptions
 from covey.errors import DependencyUnavailable
 from covey.ids import new_id
 from covey.message import Reply
@@ -29,6 +29,13 @@ from tests.messaging.outside import Charge, Provider, charge, quick
 _OPEN_TRANSACTIONS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
+"""
+
+_COMMIT_WAITS = """
+CREATE FUNCTION wait_for_gate() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON covey.hold DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION wait_for_gate();
 """
 
 
@@ -342,6 +349,30 @@ class TestACrash:
             assert time.monotonic() - begun < GRACE.total_seconds()
             assert len(provider.calls) == (2 if fails else 1)
 
+    async def test_of_the_database_at_the_commit_of_its_intent_costs_no_lease(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """The intent is committed after the process has lost its connection: the key is held for a call of nobody."""
+        provider = Provider()
+        async with (
+            Cable.to(shop_url) as cable,
+            Database.open(shop_url) as database,
+            database.connected() as gate,
+            replica("shop", cable.url, memory_broker, [provider.router()], options=quick()),
+        ):
+            await gate.execute(_COMMIT_WAITS)
+            await gate.execute("SELECT pg_advisory_lock(77)")
+            await feed.publish([charge("a", 1)])
+            await eventually(lambda: _commit_waits(gate))
+            cable.cut()
+            cable.mend()
+            begun = time.monotonic()
+            await gate.execute("SELECT pg_advisory_unlock(77)")
+            await eventually(lambda: _charged(gate))
+
+            assert time.monotonic() - begun < GRACE.total_seconds()
+            assert len(provider.calls) == 1
+
     async def test_of_which_the_dead_wakes_up_late_writes_nothing(
         self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
     ) -> None:
@@ -458,6 +489,17 @@ async def _end_the_session_of_the_owner(shop: Replica) -> None:
         " OR l.objid::bigint IN (SELECT owner FROM covey.hold WHERE state = 'working'))",
         OWNERS,
     )
+
+
+async def _commit_waits(gate: Connection) -> bool:
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted"
+    assert await gate.fetchval(waiting) == 1
+    return True
+
+
+async def _charged(gate: Connection) -> bool:
+    assert await gate.fetchval("SELECT count(*) FROM effect") == 1
+    return True
 
 
 async def _replied(shop: Replica, expected: list[str]) -> bool:

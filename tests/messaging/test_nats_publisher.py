@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from covey.messaging.brokers.nats_publisher import (
@@ -42,6 +42,7 @@ def test_a_window_is_bounded() -> None:
 
 
 @given(st.lists(st.integers(0, 2 * CHUNK_BYTES), max_size=30))
+@example([0, CHUNK_BYTES + 1])
 def test_a_chunk_is_bounded_in_bytes_but_for_a_single_message(sizes: list[int]) -> None:
     messages = [outgoing(n, size_bytes=size) for n, size in enumerate(sizes)]
 

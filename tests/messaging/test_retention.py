@@ -133,6 +133,20 @@ async def test_what_is_old_and_done_goes_and_what_is_young_stays(shop: Replica, 
     assert (await count(shop, "reply"), await count(shop, "idempotency")) == (0, 0)
 
 
+@pytest.mark.parametrize(("hours", "left"), [(23, 1), (25, 0)])
+async def test_an_idempotency_key_and_its_answer_are_kept_for_a_day(shop: Replica, hours: int, left: int) -> None:
+    async with shop.transactions.begin() as work:
+        await work.execute(
+            "INSERT INTO covey.idempotency (scope, key, fingerprint, status, created_at)"
+            " VALUES ('orders', 'k', '', 201, now() - make_interval(hours => $1))",
+            hours,
+        )
+
+    await clean(shop.database)
+
+    assert await count(shop, "idempotency") == left
+
+
 @pytest.mark.parametrize(("age", "left"), [(INBOX_AGE - timedelta(hours=1), 1), (INBOX_AGE + timedelta(hours=1), 0)])
 async def test_the_age_counts_from_the_arrival(shop: Replica, feed: Feed, age: timedelta, left: int) -> None:
     await feed.add("a", [1])

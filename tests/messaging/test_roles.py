@@ -111,6 +111,7 @@ async def test_that_fails_is_taken_up_again(database_url: str, running: list[str
         await eventually(lambda: holder.starts == 3 and running == ["a"])
 
 
+@pytest.mark.slow
 async def test_that_forgets_a_cancellation_keeps_nobody_from_competing(database_url: str, running: list[str]) -> None:
     """As `asyncio.wait_for` of Python 3.11 does now and then, deep in the client of a database or a broker."""
     async with competing(database_url, "a", running, forget=True) as holder:

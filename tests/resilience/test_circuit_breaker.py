@@ -70,6 +70,24 @@ async def test_failures_of_several_slices_add_up(breaker: CircuitBreaker, fake_c
     assert breaker.state == "open"
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_wall_clock_that_is_set_neither_opens_nor_closes_it(
+    breaker: CircuitBreaker, fake_clock: FakeClock, hours: int
+) -> None:
+    call(breaker, "failed", 9)
+    fake_clock.set_wall(timedelta(hours=hours))
+    call(breaker, "failed")
+    assert breaker.state == "open", "what was counted is still counted"
+
+    fake_clock.set_wall(timedelta(hours=hours))
+    with pytest.raises(CircuitOpen):
+        breaker.enter()
+    await fake_clock.advance(timedelta(seconds=5))
+    breaker.enter()
+
+    assert breaker.state == "half-open"
+
+
 def test_what_says_nothing_of_the_target_counts_neither_way(breaker: CircuitBreaker) -> None:
     call(breaker, "failed", 9)
     call(breaker, "ignored", 100)

@@ -11,10 +11,18 @@ import pytest
 
 from covey.clock import SystemClock
 from covey.context import new_context, use
-from covey.errors import Conflict, DeadlineExceeded, DependencyUnavailable, Unavailable
+from covey.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Defect,
+    DependencyTooSlow,
+    DependencyUnavailable,
+    NotFound,
+    Unavailable,
+)
 from covey.resilience.bulkhead import BulkheadFull, BulkheadOptions
 from covey.resilience.circuit_breaker import BreakerOptions, CircuitOpen
-from covey.resilience.policy import Policy, PolicyOptions
+from covey.resilience.policy import NeverHeard, NotOffered, Policy, PolicyOptions, TriedAlready
 from covey.resilience.retry import RetryOptions
 from covey.testing.clock import FakeClock
 
@@ -77,7 +85,7 @@ async def test_what_may_have_had_its_effect_is_not_repeated(policy: Policy) -> N
     assert len(target.asked) == 1
 
 
-@pytest.mark.parametrize("error", [Conflict("no"), RuntimeError("ours"), asyncio.CancelledError()])
+@pytest.mark.parametrize("error", [Defect("ours"), RuntimeError("ours"), asyncio.CancelledError()])
 async def test_what_is_not_the_targets_fault_is_raised_at_once_and_counts_for_nothing(
     policy: Policy, error: BaseException
 ) -> None:
@@ -90,6 +98,64 @@ async def test_what_is_not_the_targets_fault_is_raised_at_once_and_counts_for_no
     assert len(target.asked) == 20
     assert policy.breaker.state == "closed"
     assert policy.bulkhead.under_way == 0
+
+
+@pytest.mark.parametrize(
+    "refusal", [NotFound("no"), Conflict("no"), NotOffered("no"), TriedAlready("others do not answer")]
+)
+class TestARefusal:
+    """Whoever refuses a request, or says that others do not answer, is there."""
+
+    async def test_as_a_probe_closes_the_breaker(
+        self, policy: Policy, fake_clock: FakeClock, refusal: Exception
+    ) -> None:
+        await failing(policy, DOWN, times=5)
+        assert policy.breaker.state == "open"
+        await fake_clock.advance(OPTIONS.breaker.rest)
+
+        await failing(policy, refusal, times=OPTIONS.breaker.probes)
+
+        assert policy.breaker.state == "closed"
+
+    async def test_counts_among_those_of_which_a_share_must_fail(self, policy: Policy, refusal: Exception) -> None:
+        await failing(policy, refusal, times=95)
+        await failing(policy, DOWN, times=5)
+
+        assert policy.breaker.state == "closed"
+
+
+async def test_how_an_attempt_ended_is_counted_also_when_it_was_refused(policy: Policy) -> None:
+    await failing(policy, NotFound("no"), times=2)
+    await failing(policy, TriedAlready("others"), times=1)
+
+    assert {how: count for how, count in policy.outcomes.items() if count} == {"rejected": 2, "tried_already": 1}
+
+
+async def test_what_a_connection_never_heard_is_no_failure_of_the_target(policy: Policy) -> None:
+    await failing(policy, NeverHeard("closed before"), times=20)
+
+    assert policy.breaker.state == "closed"
+    assert policy.outcomes["failed"] == 20
+
+
+async def test_what_is_refused_here_pays_for_no_retry(policy: Policy) -> None:
+    with pytest.raises(DependencyUnavailable):
+        await policy.call(Target(DOWN), repeatable=True)
+    await failing(policy, DOWN, times=2)
+    assert policy.breaker.state == "open"
+    left = policy.budget.left
+
+    for _ in range(100):
+        with pytest.raises(CircuitOpen):
+            await policy.call(Target("yes"), repeatable=True)
+
+    assert policy.budget.left == left < OPTIONS.retry.reserve
+
+
+async def failing(policy: Policy, error: Exception, *, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(type(error)):
+            await policy.call(Target(error), repeatable=False)
 
 
 async def test_the_budget_bounds_what_retries_add(policy: Policy) -> None:
@@ -177,6 +243,27 @@ async def test_an_attempt_that_takes_too_long_is_a_failure() -> None:
             await policy.call(patient(5), repeatable=True)
 
     assert policy.breaker.state == "open"
+
+
+class Stumbling(SystemClock):
+    """A clock of a process that is held up for 15 ms whenever it looks at it."""
+
+    def __init__(self) -> None:
+        self._lost = 0.0
+
+    def monotonic(self) -> float:
+        self._lost += 0.015
+        return super().monotonic() + self._lost
+
+
+async def test_a_pause_of_our_own_process_before_an_attempt_excuses_no_target() -> None:
+    options = replace(
+        OPTIONS, timeout=timedelta(seconds=0.2), deadline=timedelta(seconds=0.2), retry=RetryOptions(attempts=1)
+    )
+    policy = Policy("payment", options, Stumbling())
+
+    with pytest.raises(DependencyTooSlow):
+        await policy.call(patient(5), repeatable=True)
 
 
 async def test_the_callers_own_deadline_bounds_all_and_says_nothing_of_the_target() -> None:

@@ -65,14 +65,13 @@ async def test_what_one_limit_refuses_is_taken_from_no_other(limiter: RateLimite
 
 
 async def test_units_come_back_one_by_one(limiter: RateLimiter) -> None:
-    limit = ("quick", RateLimit.parse("10/second"))
-    for _ in range(10):
-        await limiter.take("anna", [limit])
+    limit = ("quick", RateLimit.parse("100/minute"))
+    await limiter.take("anna", [limit], cost=100)
     refused = await limiter.take("anna", [limit])
 
     await eventually(lambda: _admitted(limiter, limit))
 
-    assert timedelta() < refused.retry_after <= timedelta(milliseconds=100)
+    assert timedelta() < refused.retry_after <= timedelta(milliseconds=600)
     assert not (await limiter.take("anna", [limit], cost=9)).admitted
 
 
@@ -113,6 +112,21 @@ async def test_however_many_ask_at_once_no_more_are_admitted(limiter: RateLimite
     assert sum(verdict.admitted for verdict in verdicts) == 30
 
 
+async def test_of_those_who_ask_at_once_each_takes_from_all_limits_or_from_none(limiter: RateLimiter) -> None:
+    daily = ("daily", RateLimit.parse("100/day"))
+    asked = [("anna", 2), ("ben", 2), ("anna", 4), ("anna", 2), ("ben", 3), ("anna", 2), ("ben", 2), ("ben", 2)]
+
+    found = await asyncio.gather(*(limiter.take(who, [HOURLY, daily], cost) for who, cost in asked))
+
+    for subject in ("anna", "ben"):
+        taken = sum(
+            cost for (who, cost), verdict in zip(asked, found, strict=True) if who == subject and verdict.admitted
+        )
+        left = [use.left for use in (await limiter.take(subject, [HOURLY, daily], 6)).uses]
+        assert taken in (4, 5)
+        assert left == [5 - taken, 100 - taken]
+
+
 PROCESS = """
 import asyncio, sys
 from covey.resilience.rate_limit import RateLimit, RateLimiter
@@ -146,6 +160,20 @@ class TestWhileValkeyIsAway:
             verdicts = [await limiter.take("anna", [HOURLY]) for _ in range(7)]
 
         assert [verdict.admitted for verdict in verdicts] == [True] * 5 + [False] * 2
+
+    async def test_who_waited_together_when_it_died_is_counted_here(
+        self, covey_engines: Engines, system_name: str
+    ) -> None:
+        async with Cable.to(covey_engines.valkey_url) as cable, Valkey.open(cable.url) as valkey:
+            limiter = RateLimiter(valkey, system_name)
+            cable.freeze()
+            asked = [asyncio.ensure_future(limiter.take("anna", [HOURLY])) for _ in range(7)]
+            await asyncio.sleep(0)
+            cable.cut()
+
+            verdicts = await asyncio.gather(*asked)
+
+        assert sum(verdict.admitted for verdict in verdicts) == 5
 
     async def test_a_limit_may_be_declared_open_or_closed(self, covey_engines: Engines, system_name: str) -> None:
         async with Cable.to(covey_engines.valkey_url) as cable, Valkey.open(cable.url) as valkey:

@@ -22,10 +22,10 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = Path(__file__).parent
-AT_ONCE = 2
+AT_ONCE = 3
 LIMIT_SECONDS = 240
 WHOLE_LIMIT_SECONDS = 480
-"""All tests of all safeguards run one after the other on the whole project."""
+"""So long may all tests of all safeguards take on the whole project."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +75,30 @@ def main() -> int:
 
 async def check(safeguards: Sequence[Safeguard]) -> int:
     """See every test pass with the safeguards and fail without its own."""
+    if moved := [f"✗ {one.patch.name}: {complaint}" for one in safeguards if (complaint := complaint_of(one.patch))]:
+        say("\n".join(moved) + "\nthese no longer apply: make them anew")
+        return 1
     with tempfile.TemporaryDirectory(prefix="covey-safeguards-") as folder:
         whole = copy_project(Path(folder) / "whole")
         tests = sorted({test for one in safeguards for test in one.tests})
         say(f"{len(safeguards)} safeguards; first their {len(tests)} tests on the whole project")
-        before = await run(whole, tests, WHOLE_LIMIT_SECONDS)
+        before = await run(whole, tests, WHOLE_LIMIT_SECONDS, "-n", str(AT_ONCE))
         if missing := set(tests) - before.passed:
             say(before.output)
             say("these do not pass with every safeguard in place: " + ", ".join(sorted(missing)))
             return 1
         turn = asyncio.Semaphore(AT_ONCE)
-        complaints = await asyncio.gather(*(without(one, Path(folder), turn) for one in safeguards))
+        complaints = await asyncio.gather(*(without(one, whole, turn) for one in safeguards))
     wrong = [complaint for complaint in complaints if complaint]
     say("\n".join(wrong) if wrong else f"{len(safeguards)} safeguards, each missed by its test when it is gone")
     return 1 if wrong else 0
 
 
-async def without(one: Safeguard, folder: Path, turn: asyncio.Semaphore) -> str | None:
+async def without(one: Safeguard, whole: Path, turn: asyncio.Semaphore) -> str | None:
     """Take one safeguard out of a copy and run its tests there; return what is wrong, if anything."""
     async with turn:
-        copy = copy_project(folder / one.patch.stem)
-        if complaint := apply(one.patch, copy):
-            return f"✗ {one.patch.name} no longer applies: make it anew. {complaint}"
+        copy = with_bytecode(copy_project(whole.parent / one.patch.stem), whole)
+        apply(one.patch, copy)
         begun = time.monotonic()
         result = await run(copy, one.tests)
         seconds = time.monotonic() - begun
@@ -109,11 +111,16 @@ async def without(one: Safeguard, folder: Path, turn: asyncio.Semaphore) -> str 
     return None
 
 
-def apply(patch: Path, project: Path) -> str:
-    """Apply a patch to a copy; return git's complaint, empty when there is none."""
-    command = ["git", "apply", "--whitespace=nowarn", str(patch)]
-    applied = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    return applied.stderr.strip() if applied.returncode else ""
+def complaint_of(patch: Path) -> str:
+    """Return what git says against applying a patch to the project as it is; empty when it applies."""
+    command = ["git", "apply", "--check", str(patch)]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return checked.stderr.strip() if checked.returncode else ""
+
+
+def apply(patch: Path, project: Path) -> None:
+    """Apply a patch to a copy."""
+    subprocess.run(["git", "apply", "--whitespace=nowarn", str(patch)], cwd=project, check=True)
 
 
 def copy_project(to: Path) -> Path:
@@ -131,7 +138,14 @@ def copy_project(to: Path) -> Path:
     return to
 
 
-async def run(project: Path, tests: Iterable[str], limit_seconds: float = LIMIT_SECONDS) -> Result:
+def with_bytecode(copy: Path, whole: Path) -> Path:
+    """Give a copy the bytecode of the whole project: Python uses it for what is older than the patch, which is most."""
+    for folder in whole.rglob("__pycache__"):
+        shutil.copytree(folder, copy / folder.relative_to(whole), copy_function=os.link, dirs_exist_ok=True)
+    return copy
+
+
+async def run(project: Path, tests: Iterable[str], limit_seconds: float = LIMIT_SECONDS, *options: str) -> Result:
     """Run tests of a copy, with the copy's code before the installed one."""
     services = [str(folder) for folder in (project / "services").iterdir() if folder.is_dir()]
     path = os.pathsep.join([str(project / "src"), str(project), *services])
@@ -139,9 +153,10 @@ async def run(project: Path, tests: Iterable[str], limit_seconds: float = LIMIT_
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", f"--junitxml={report}"]
     process = await asyncio.create_subprocess_exec(
         *command,
+        *options,
         *tests,
         cwd=project,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": path},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

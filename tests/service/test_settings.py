@@ -49,6 +49,8 @@ def test_right_ones_make_a_service() -> None:
         ("DATABASE_URL", "mysql://shop:hunter2@localhost/shop", "postgresql://"),
         ("NATS_URL", "http://localhost", "nats://"),
         ("NATS_URL", "", "nats://"),
+        ("BROKER_URL", "kafka://localhost", "valkey://"),
+        ("BROKER_URL", "", "nats://"),
         ("VALKEY_URL", "foo", "valkey://"),
         ("LOG_LEVEL", "loud", "WARNING"),
         ("DRAIN_TIMEOUT", "-3", "greater"),
@@ -82,6 +84,18 @@ def test_a_variable_that_a_given_environment_lacks_is_named(monkeypatch: pytest.
 
     with pytest.raises(ConfigurationError, match="working shop service:\n  DATABASE_URL: Field required\n`"):
         load(ServiceSettings, "shop", {"NATS_URL": "nats://e"})
+
+
+@pytest.mark.parametrize("url", ["valkey://:a,b@c:6379/1", "redis://c", "nats://c,nats://d"])
+def test_a_service_with_a_broker_url_needs_no_nats_url(url: str) -> None:
+    found = load(ServiceSettings, "shop", {"DATABASE_URL": GOOD["DATABASE_URL"], "BROKER_URL": url})
+
+    assert (found.broker, found.nats_url) == (url, "")
+
+
+def test_a_broker_url_counts_before_a_nats_url() -> None:
+    assert load(ServiceSettings, "shop", {**GOOD, "BROKER_URL": "valkey://c"}).broker == "valkey://c"
+    assert load(ServiceSettings, "shop", GOOD).broker == GOOD["NATS_URL"]
 
 
 def test_settings_of_a_service_s_own_are_read_from_a_given_environment_by_the_same_rules() -> None:

@@ -42,6 +42,7 @@ class Shop:
 
     sources: Sources
     client: ShopClient
+    urls: dict[str, str]
 
     async def product(self, pieces: int) -> UUID:
         """Sell a new product from now on, at 12.50, and wait until order knows it."""
@@ -141,7 +142,8 @@ async def shop(sources: Sources, smtp_url: str) -> AsyncIterator[Shop]:
         for service, app in apps.items():
             running = await stack.enter_async_context(app)
             urls[service] = await stack.enter_async_context(serving(running.app))
-        yield Shop(sources=sources, client=await stack.enter_async_context(ShopClient.open(urls, token)))
+        client = await stack.enter_async_context(ShopClient.open(urls, token))
+        yield Shop(sources=sources, client=client, urls=urls)
 
 
 async def _tell(url: str, order: dict[str, object]) -> None:

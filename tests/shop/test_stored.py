@@ -31,6 +31,7 @@ async def stored(shop: Shop, covey_engines: Engines) -> Stored:
     return begun
 
 
+@pytest.mark.slow
 async def test_a_copy_is_shown_as_the_real_order_by_every_service(shop: Shop, stored: Stored) -> None:
     original, copy = await stored.one_of_each()
 
@@ -48,6 +49,7 @@ async def test_a_copy_is_shown_as_the_real_order_by_every_service(shop: Shop, st
         assert form(real) not in ({}, {"payments": []}, {"notifications": []}), f"{path} shows nothing to compare"
 
 
+@pytest.mark.slow
 async def test_there_are_as_many_orders_as_asked_for_of_different_ages(shop: Shop, stored: Stored) -> None:
     async with Database.open(shop.sources.databases["order"]) as database, database.acquire() as connection:
         counted = await connection.fetchval("SELECT count(*) FROM orders WHERE status = 'confirmed'")
@@ -62,6 +64,7 @@ async def test_there_are_as_many_orders_as_asked_for_of_different_ages(shop: Sho
     assert {UUID(order_id) for order_id in await stored.some(20)} <= {UUID(o) for o in await stored.recent(ORDERS)}
 
 
+@pytest.mark.slow
 async def test_retention_removes_all_that_is_overdue_and_nothing_else(shop: Shop, stored: Stored) -> None:
     before = await _rows(shop)
     await stored.outlive(ORDERS)

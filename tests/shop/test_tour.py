@@ -145,7 +145,7 @@ async def test_an_act_that_fails_is_a_failure_and_the_next_one_has_its_turn() ->
 
     assert stage.failures == ["it went wrong"]
     assert "✗ it went wrong" in stream.getvalue()
-    assert "2/2  An act\n  a\n  b\n  ✓ invariants\n  c\n  d\n  read README.md" in stream.getvalue()
+    assert "2/2  An act\n  a b\n  ✓ invariants\n  c d\n  read README.md" in stream.getvalue()
 
 
 async def test_an_act_is_left_out_when_it_is_skipped_or_its_engine_is_not_ours() -> None:
@@ -158,7 +158,7 @@ async def test_an_act_is_left_out_when_it_is_skipped_or_its_engine_is_not_ours()
     await perform(stage, [act(skipped), act(needs=("postgres",))])
 
     assert stage.failures == []
-    assert "1/2  An act\n  a\n  b\n  left out\n" in stream.getvalue()
+    assert "1/2  An act\n  a b\n  left out\n" in stream.getvalue()
     assert "left out: postgres is one of yours" in stream.getvalue()
 
 

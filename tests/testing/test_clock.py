@@ -26,6 +26,14 @@ async def test_it_begins_where_the_test_says() -> None:
     assert FakeClock(start).now() == start
 
 
+def test_the_wall_clock_can_be_set_and_no_time_passes(fake_clock: FakeClock) -> None:
+    begun = fake_clock.now()
+
+    fake_clock.set_wall(-timedelta(hours=1))
+
+    assert (fake_clock.now() - begun, fake_clock.monotonic()) == (-timedelta(hours=1), 0.0)
+
+
 async def test_a_sleeper_wakes_when_its_time_has_come_and_not_before(fake_clock: FakeClock) -> None:
     sleeping = asyncio.create_task(fake_clock.sleep(10))
     await fake_clock.sleepers(1)

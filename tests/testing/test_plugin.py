@@ -22,7 +22,10 @@ pytest_plugins = ["pytester"]
 
 HEAVY = ["asyncpg", "alembic", "sqlalchemy", "nats", "psycopg", "pydantic", "fastapi", "hypothesis"]
 
-STRICTLY = ["-W", "error", "-o", "asyncio_default_fixture_loop_scope=function"]
+ALONE = ["-p", "no:schemathesis", "-p", "no:pact"]
+"""Without the plugins of packages that `covey[testing]` does not bring, each of which takes a second to load."""
+
+STRICTLY = ["-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", *ALONE]
 
 REVISION = """
 from alembic import op
@@ -140,7 +143,9 @@ def test_a_users_project_runs_with_it(pytester: pytest.Pytester, arguments: list
     result.assert_outcomes(passed=3)
 
 
-@pytest.mark.parametrize(("left_out", "outcome"), [("", "passed"), ("asyncio_mode", "failed")])
+@pytest.mark.parametrize(
+    ("left_out", "outcome"), [("", "passed"), pytest.param("asyncio_mode", "failed", marks=pytest.mark.slow)]
+)
 def test_the_first_test_of_the_page_runs_with_the_settings_of_the_page_and_needs_them(
     pytester: pytest.Pytester, left_out: str, outcome: str
 ) -> None:
@@ -149,7 +154,7 @@ def test_the_first_test_of_the_page_runs_with_the_settings_of_the_page_and_needs
     pytester.makepyprojecttoml("\n".join(line for line in settings if not left_out or left_out not in line))
     pytester.makepyfile(test_club=next(block.text for block in page if block.language == "python"))
 
-    result = pytester.runpytest_subprocess("-W", "error")
+    result = pytester.runpytest_subprocess("-W", "error", *ALONE)
 
     assert result.parseoutcomes() == {outcome: 1}
 

@@ -16,7 +16,7 @@ from covey.message import Command, Event, Message
 from covey.messaging.router import Router
 from covey.service import Parts
 from covey.tools.asyncapi import document
-from covey.tools.contracts import hold, read_contracts
+from covey.tools.contracts import Contracts, hold, read_contracts
 from covey.tools.surface import surface
 from covey.work.unit_of_work import Work
 
@@ -74,15 +74,26 @@ def of(name: str, reads: type[Message] | None, *sends: type[Message]) -> dict[st
 
 def told(provider: Mapping[str, Any] | None = None, consumer: Mapping[str, Any] | None = None) -> list[str]:
     """What the gate says of paint and house, one of them changed."""
-    documents = {"paint": provider or of("paint", Order, Painted), "house": consumer or of("house", Finished, Paint)}
-    return [str(breach) for breach in hold(json.loads(json.dumps(documents))).breaches]
+    return held({"paint": provider or of("paint", Order, Painted), "house": consumer or of("house", Finished, Paint)})
+
+
+def held(now: Mapping[str, Any], then: Mapping[str, Any] | None = None) -> list[str]:
+    """What the gate says of these documents, and of those of the last release."""
+    written, released = json.loads(json.dumps([now, then or {}]))
+    contracts = {
+        name: Contracts(asyncapi=document, released_asyncapi=released.get(name)) for name, document in written.items()
+    }
+    return [str(breach) for breach in hold(contracts).breaches]
 
 
 def test_what_fits_breaks_nobody_and_every_expectation_is_counted() -> None:
-    documents = {"paint": of("paint", Order, Painted), "house": of("house", Finished, Paint)}
+    contracts = {
+        "paint": Contracts(asyncapi=of("paint", Order, Painted)),
+        "house": Contracts(asyncapi=of("house", Finished, Paint)),
+    }
 
     assert told() == []
-    assert hold(documents).expectations == 2
+    assert hold(contracts).expectations == 2
 
 
 class WithoutNote(Event, type="paint.painted.v1", key="wall_id"):
@@ -165,9 +176,10 @@ def test_what_is_neither_published_nor_handled_breaks_who_expects_it() -> None:
 
 
 def test_a_service_that_is_not_there_breaks_who_expects_it() -> None:
-    breaches = hold({"house": of("house", Finished, Paint)}).breaches
-
-    assert [breach.what for breach in breaches] == ["no service handles it", "no service publishes it"]
+    assert held({"house": of("house", Finished, Paint)}) == [
+        "house breaks on paint.paint.v1 of paint: no service handles it",
+        "house breaks on paint.painted.v1 of paint: no service publishes it",
+    ]
 
 
 def test_a_field_that_nobody_reads_may_go() -> None:
@@ -181,7 +193,60 @@ def test_a_field_that_nobody_reads_may_go() -> None:
 def test_every_consumer_that_breaks_is_named() -> None:
     documents = {"paint": of("paint", Order), "house": of("house", Finished), "shed": of("shed", Finished)}
 
-    assert [breach.consumer for breach in hold(documents).breaches] == ["house", "shed"]
+    assert held(documents) == [
+        f"{consumer} breaks on paint.painted.v1 of paint: paint publishes no such event"
+        for consumer in ("house", "shed")
+    ]
+
+
+class TestTheLastRelease:
+    """Two versions run side by side while one replaces the other, and streams hold what the old one wrote."""
+
+    def test_that_is_what_is_there_now_breaks_nobody(self) -> None:
+        documents = {"paint": of("paint", Order, Painted), "house": of("house", Finished, Paint)}
+
+        assert held(documents, documents) == []
+
+    def test_of_a_reader_breaks_when_a_field_goes_on_both_sides_at_once(self) -> None:
+        class Noteless(Event, type="paint.painted.v1"):
+            wall_id: UUID
+
+        now = {"paint": of("paint", Order, WithoutNote), "house": of("house", Noteless, Paint)}
+        then = {"paint": of("paint", Order, Painted), "house": of("house", Finished, Paint)}
+
+        assert held(now, then) == [
+            "house as released breaks on paint.painted.v1 of paint: note: it is required, and is not sent"
+        ]
+
+    def test_of_a_writer_breaks_who_requires_what_it_did_not_send(self) -> None:
+        now = {"paint": of("paint", Order, Painted), "house": of("house", Finished, Paint)}
+        then = {"paint": of("paint", Order, WithoutNote), "house": of("house", None, Paint)}
+
+        assert held(now, then) == [
+            "house breaks on paint.painted.v1 of paint as released: note: it is required, and is not sent"
+        ]
+
+    def test_of_who_handles_a_command_breaks_who_no_longer_sends_what_it_requires(self) -> None:
+        class Colourless(Command, type="paint.paint.v1", key="wall_id"):
+            wall_id: UUID
+
+        now = {"paint": of("paint", Colourless, Painted), "house": of("house", Finished, Colourless)}
+        then = {"paint": of("paint", Order, Painted), "house": of("house", Finished, Paint)}
+
+        assert held(now, then) == [
+            "house breaks on paint.paint.v1 of paint as released: colour: it is required, and is not sent"
+        ]
+
+    def test_without_what_is_new_on_both_sides_breaks_nobody(self) -> None:
+        now = {"paint": of("paint", Order, Painted), "house": of("house", Finished, Paint)}
+
+        assert held(now, {"paint": of("paint", None), "house": of("house", None)}) == []
+
+    def test_says_once_what_breaks_now_and_then(self) -> None:
+        now = {"paint": of("paint", Order, WithoutNote), "house": of("house", Finished, Paint)}
+        then = {"paint": of("paint", Order, Painted), "house": of("house", Finished, Paint)}
+
+        assert held(now, then) == ["house breaks on paint.painted.v1 of paint: note: it is required, and is not sent"]
 
 
 @pytest.mark.parametrize(("text", "complaint"), [(None, "has no"), ("<<<<<<<", "is not JSON")])
@@ -192,3 +257,26 @@ def test_a_contract_that_cannot_be_read_is_named_with_what_writes_it(
 
     with pytest.raises(ConfigurationError, match=f"{complaint}.*covey export club"):
         read_contracts(system)
+
+
+def test_what_a_service_reads_is_found_in_its_folder(write_system: Callable[..., System]) -> None:
+    gym = {"paths": {"/rings": {"get": {"responses": {}}}}}
+    proto = """
+        syntax = "proto3";
+        package gym.v1;
+        service Gym { rpc Rings(Ring) returns (Ring); }
+        message Ring {}
+    """
+    system = write_system(
+        **{
+            "contracts/asyncapi.json": '{"operations": {}}',
+            "contracts/openapi.json": "{}",
+            "contracts/reads/gym/openapi.json": json.dumps(gym),
+            "contracts/reads/gym/v1/gym.proto": proto,
+        }
+    )
+
+    assert [str(breach) for breach in hold(read_contracts(system)).breaches] == [
+        "club breaks on GET /rings of gym: there is no such operation",
+        "club breaks on gym.v1.Gym/Rings of gym: no service publishes it",
+    ]

@@ -13,7 +13,7 @@ import pytest
 
 from covey.errors import DefinitionError
 from covey.local.system import System, read_system
-from covey.tools.export import Exported, as_text, difference_from, export, write
+from covey.tools.export import Exported, as_text, difference_from, export, release, write
 from tests.tools.conftest import MAIN, MESSAGES
 from tests.tools.schemas import asyncapi_mistakes, openapi_mistakes
 
@@ -165,3 +165,28 @@ def test_a_service_that_is_none_is_named(write_system: WriteSystem) -> None:
 
     assert told.returncode == 2
     assert "'gym' is no service of town: club" in " ".join(told.stderr.split())
+
+
+def test_a_release_is_what_is_published_and_nothing_that_is_no_more(write_system: WriteSystem) -> None:
+    published = {"contracts/asyncapi.json": "{}", "contracts/openapi.json": '{"paths": {}}'}
+    system = write_system(**published, **{"contracts/proto/club/v1/club.proto": "new"})
+    released = system.folder("club") / "contracts/released"
+    (released / "club/v0").mkdir(parents=True)
+    (released / "club/v0/club.proto").write_text("gone")
+
+    first, again = release(system, ["club"]), release(system, ["club"])
+
+    assert {str(file.relative_to(released)): file.read_text() for file in released.rglob("*") if file.is_file()} == {
+        "asyncapi.json": "{}",
+        "openapi.json": '{"paths": {}}',
+        "club/v1/club.proto": "new",
+    }
+    assert [len(first), len(again)] == [4, 0]
+
+
+def test_what_is_published_is_the_last_release_once_that_is_said(write_system: WriteSystem) -> None:
+    system = write_system()
+
+    assert covey(system, "export", "--release", "--check").returncode == 2
+    assert covey(system, "export", "--release").returncode == 0
+    assert covey(system, "contracts").stdout == "all 1 expectations are met\n"

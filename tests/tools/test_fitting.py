@@ -123,6 +123,30 @@ def test_what_cannot_be_read_is_named(written: Any, read: Any, told: str) -> Non
     assert found(written, read) == [told]
 
 
+CENTS = {"properties": {"cents": {"type": "integer"}}, "required": ["cents"]}
+CURRENCY = {"type": "object", "properties": {"currency": {"type": "string"}}, "required": ["currency"]}
+BOTH = {"allOf": [CENTS, {"$ref": "#/currency"}], "currency": CURRENCY}
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (CENTS, "cents: it is required, and is not sent"),
+        ({"items": {}}, "the whole: it is object, and array is read"),
+        (BOTH, "cents: it is required, and is not sent"),
+        (
+            {"allOf": [BOTH["currency"]], "properties": {"id": {}}, "required": ["id"]},
+            "id: it is required, and is not sent",
+        ),
+    ],
+)
+def test_a_schema_written_by_hand_is_held_without_its_type_and_with_all_that_it_consists_of(
+    read: dict[str, Any], told: str
+) -> None:
+    assert list(misfits(Side(CURRENCY, CURRENCY), Side(read, read))) == [told]
+    assert list(misfits(Side(BOTH, BOTH), Side(read, read))) == [one for one in [told] if "cents" not in one]
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [

@@ -37,12 +37,15 @@ class Session:
 class Statement:
     """A statement sent to PostgreSQL, as often as it is executed in one go.
 
-    `rows`, `tags` and `error` (an SQLSTATE) are known with the answer. Values are as on the wire: asyncpg's binary.
+    `begins` and `commits`: BEGIN or COMMIT is sent along, or is all that is sent. `rows`, `tags` (its own) and `error`
+    (an SQLSTATE) are known with the answer. Values are as on the wire: asyncpg's binary.
     """
 
     session: Session
     sql: str
     arguments: list[list[bytes | None]]
+    begins: bool = False
+    commits: bool = False
     request: bytes = b""
     rows: list[list[bytes | None]] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)

@@ -53,16 +53,22 @@ class Requests:
     def _take(self, kind: bytes, payload: bytes, whole: bytes) -> Iterator[bytes | Statement]:
         match kind:
             case b"Q":
-                yield Statement(self._session, payload[:-1].decode(), [], whole)
+                text = payload[:-1].decode()
+                sql = text.removeprefix("BEGIN;") or text
+                yield Statement(self._session, sql, [], text.startswith("BEGIN"), text.startswith("COMMIT"), whole)
             case b"P":
                 name, text, _ = payload.split(b"\0", 2)
                 self._texts[name] = text.decode()
                 yield from self._pass(whole)
             case b"B":
                 name, arguments = bound(payload)
-                if self._statement is None:
-                    self._statement = Statement(self._session, self._texts.get(name, ""), [])
-                self._statement.arguments.append(arguments)
+                text = self._texts.get(name, "")
+                statement = self._statement = self._statement or Statement(self._session, "", [])
+                statement.begins |= text == "BEGIN"
+                statement.commits |= text == "COMMIT"
+                if text not in ("BEGIN", "COMMIT"):
+                    statement.sql = text
+                    statement.arguments.append(arguments)
                 self._held += whole
             case b"S" if self._statement is not None:
                 statement, self._statement = self._statement, None
@@ -178,7 +184,9 @@ async def _answers(line: Line, tap: Tap, waiting: deque[Statement]) -> None:
                 case b"D":
                     statement.rows.append(row(payload))
                 case b"C":
-                    statement.tags.append(payload[:-1].decode())
+                    tag = payload[:-1].decode()
+                    if tag not in ("BEGIN", "COMMIT") or statement.sql.startswith(tag):
+                        statement.tags.append(tag)
                 case b"E":
                     statement.error = _sqlstate(payload)
                 case b"Z":

@@ -55,20 +55,20 @@ def overtaken(read: list[tuple[str, int]]) -> int:
     return count
 
 
-async def write(transactions: Transactions, times: int, keys: int, seed: int) -> None:
-    """Publish again and again, with a pause of random length between the writing and the commit."""
+async def write(transactions: Transactions, times: int, keys: int, seed: int, messages: int) -> None:
+    """Publish so many messages again and again, with a pause of random length between the writing and the commit."""
     chance = random.Random(seed)
     for n in range(times):
         async with transactions.begin() as work:
-            for key in chance.sample(range(keys), 2):
+            for key in chance.sample(range(keys), messages):
                 work.publish(Moved(cart=str(key), n=n))
             await work.flush()
             await asyncio.sleep(chance.uniform(0, 0.004))
 
 
-async def write_and_read(database: Database, relay: Callable[[], object]) -> list[tuple[str, int]]:
+async def write_and_read(database: Database, relay: Callable[[], object], messages: int = 2) -> list[tuple[str, int]]:
     transactions = Transactions(database, "shop")
-    writers = asyncio.gather(*(write(transactions, times=25, keys=4, seed=seed) for seed in range(8)))
+    writers = asyncio.gather(*(write(transactions, 25, keys=4, seed=seed, messages=messages) for seed in range(8)))
     while not writers.done():
         await relay()
     await writers
@@ -82,6 +82,15 @@ async def test_concurrent_writers_of_one_key_are_read_in_the_order_of_their_comm
     read = await write_and_read(database, relay)
 
     assert len(read) == 8 * 25 * 2
+    assert overtaken(read) == 0
+
+
+async def test_concurrent_writers_of_one_message_each_are_read_in_the_order_of_their_commits(
+    database: Database, small_pool: Database, relay: Callable[[], object]
+) -> None:
+    read = await write_and_read(database, relay, messages=1)
+
+    assert len(read) == 8 * 25
     assert overtaken(read) == 0
 
 

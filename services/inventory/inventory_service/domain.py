@@ -22,6 +22,10 @@ OrderId = NewType("OrderId", UUID)
 
 MAX_PRICE = 10**12
 MAX_NAME_LENGTH = 200
+
+NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
+"""A character that is a space in none of the dialects of patterns: OpenAPI's, pydantic's, Python's."""
+
 MAX_QUANTITY = 10**9
 
 

@@ -7,6 +7,7 @@ reservation's own state answers the rest.
 from __future__ import annotations
 
 from covey.errors import Conflict
+from covey.http.live import Live
 from covey.message import Refused, Reply
 from covey.messaging.router import Router
 from covey.work.unit_of_work import Work
@@ -15,6 +16,8 @@ from inventory_service.domain import OrderId, ReservationStatus, refusal_of_repe
 from inventory_service.messages import OrderConfirmed, ProductTouched, ReleaseStock, ReserveStock, Restock
 
 router = Router()
+
+product_pages = Live("product")
 
 
 @router.on(ReserveStock)
@@ -63,8 +66,12 @@ async def sell_stock(event: OrderConfirmed, work: Work) -> None:
 
 @router.on(ProductTouched)
 async def forget_product(event: ProductTouched, work: Work) -> None:
-    """Forget what is kept of a product, should its change not have been announced: Valkey may have been away."""
+    """Forget what is kept of a product, should its change not have been announced: Valkey may have been away.
+
+    Then have the open pages of it look, which is only a hint.
+    """
     await storage.product_by_id.changed(work, event.product_id)
+    await product_pages.changed(work, event.product_id)
 
 
 async def _refused(command: ReserveStock, work: Work) -> Refused:

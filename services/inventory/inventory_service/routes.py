@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 from covey.database import pagination
 from covey.database.pagination import MOST
@@ -14,7 +16,8 @@ from covey.http.conditional import IfMatch, require_match, tag
 from covey.http.idempotency import IdempotentRoute
 from covey.http.lists import Cursor, Limit
 from covey.http.shedding import priority
-from covey.http.transaction import Transaction
+from covey.http.transaction import Transaction, transactions_of
+from covey.http.whole import WHOLE
 from covey.ids import new_id
 from covey.resilience.load_shedding import Priority
 from covey.security.access import public, requires
@@ -23,6 +26,7 @@ from inventory_service.domain import (
     MAX_NAME_LENGTH,
     MAX_PRICE,
     MAX_QUANTITY,
+    NOT_BLANK,
     Line,
     Money,
     OrderId,
@@ -31,6 +35,7 @@ from inventory_service.domain import (
     Reservation,
     Stock,
 )
+from inventory_service.handlers import product_pages
 from inventory_service.messages import ProductChanged
 
 api = APIRouter(prefix="/api/v1", tags=["inventory"], route_class=IdempotentRoute)
@@ -48,7 +53,7 @@ class _Request(BaseModel):
 class Price(_Request):
     """An amount in minor units (cents) of an ISO 4217 currency."""
 
-    amount: int = Field(strict=True, ge=0, le=MAX_PRICE)
+    amount: Annotated[int, Field(strict=True, ge=0, le=MAX_PRICE), WHOLE]
     currency: str = Field(pattern=CURRENCY)
 
     def money(self) -> Money:
@@ -59,21 +64,21 @@ class Price(_Request):
 class NewProduct(_Request):
     """A product to be sold from now on."""
 
-    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
+    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NOT_BLANK)
     price: Price
 
 
 class Delivery(_Request):
     """So many pieces have arrived."""
 
-    quantity: int = Field(strict=True, ge=1, le=MAX_QUANTITY)
+    quantity: Annotated[int, Field(strict=True, ge=1, le=MAX_QUANTITY), WHOLE]
 
 
 class Announcement(_Request):
     """Which products to announce: up to `limit` of them, in order of their ids, from the one after `after` on."""
 
     after: ProductId | None = None
-    limit: int = Field(default=200, strict=True, ge=1, le=500)
+    limit: Annotated[int, Field(strict=True, ge=1, le=500), WHOLE] = 200
 
 
 class Announced(BaseModel):
@@ -127,6 +132,21 @@ async def get_product(product_id: ProductId, work: Transaction, response: Respon
     return product
 
 
+@api.get("/products/{product_id}/live", response_class=StreamingResponse, include_in_schema=False)
+@public
+@priority(None)
+async def watch_product(product_id: ProductId, request: Request) -> StreamingResponse:
+    """Show a product, and again whenever it has changed: a page that stays open."""
+    begin = transactions_of(request.scope).begin
+
+    async def look() -> bytes | None:
+        async with begin() as work:
+            product = await storage.product_by_id(work, product_id)
+        return None if product is None else to_json(product)
+
+    return await product_pages.answer(request, product_id, look)
+
+
 @api.get("/products")
 @public
 @priority(Priority.LOW)
@@ -164,9 +184,11 @@ async def announce_products(body: Announcement, work: Transaction) -> Announced:
 
 @api.post("/products/{product_id}/deliveries", status_code=201)
 @requires("staff")
-async def receive_delivery(product_id: ProductId, body: Delivery, work: Transaction) -> Stock:
-    """Book a delivery, and return the stock after it."""
-    return _exists(await storage.receive(work, Line(product_id, body.quantity)), product_id)
+async def receive_delivery(product_id: ProductId, body: Delivery, work: Transaction, response: Response) -> Stock:
+    """Book a delivery, and return the stock after it, which is all that is kept of it."""
+    stock = _exists(await storage.receive(work, Line(product_id, body.quantity)), product_id)
+    response.headers["Location"] = f"/api/v1/products/{product_id}/stock"
+    return stock
 
 
 @api.get("/products/{product_id}/stock")

@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import aiohttp
-import pytest
-from inventory_service.main import service
 
-from covey.local.engines.embedded import Engines
-from covey.messaging.brokers.memory import MemoryBroker
 from covey.service import Running
-from covey.settings import ServiceSettings
 from covey.telemetry.metrics import Counter
 from covey.testing.cable import Cable
 from covey.testing.eventually import eventually
-from covey.testing.serving import serving
-from covey.testing.tokens import KEY, bearer
 
-MUG = {"name": "Mug", "price": {"amount": 1_250, "currency": "EUR"}}
+if TYPE_CHECKING:
+    from conftest import Shelf
 
 Client = aiohttp.ClientSession
-
-
-@pytest.fixture
-async def cable(covey_engines: Engines) -> AsyncIterator[Cable]:
-    """The line to Valkey."""
-    async with Cable.to(covey_engines.valkey_url) as laid:
-        yield laid
-
-
-@pytest.fixture
-async def running(
-    database_url: str, memory_broker: MemoryBroker, cable: Cable, system_name: str
-) -> AsyncIterator[Running]:
-    settings = ServiceSettings(
-        database_url=database_url,
-        nats_url="nats://unused",
-        valkey_url=cable.url,
-        system=system_name,
-        development_key=KEY,
-    )
-    async with service.running(settings, memory_broker) as started:
-        yield started
-
-
-@pytest.fixture
-async def http(running: Running) -> AsyncIterator[Client]:
-    staff = bearer("staff:test", "staff")
-    async with serving(running.app) as url, aiohttp.ClientSession(f"{url}/api/v1/", headers=staff) as client:
-        yield client
-
-
-async def made(http: Client) -> str:
-    async with http.post("products", json=MUG) as response:
-        return str((await response.json())["id"])
-
-
-async def renamed(http: Client, product_id: str, name: str, version: int) -> None:
-    headers = {"If-Match": f'"{version}"'}
-    async with http.put(f"products/{product_id}", json={**MUG, "name": name}, headers=headers) as response:
-        assert response.status == 200
 
 
 async def name_of(http: Client, product_id: str) -> str:
@@ -82,12 +37,14 @@ def hit(running: Running, http: Client, product_id: str) -> Callable[[], Awaitab
     return asked
 
 
-async def test_a_product_is_kept_and_a_change_of_it_is_seen_at_once(running: Running, http: Client) -> None:
-    product_id = await made(http)
+async def test_a_product_is_kept_and_a_change_of_it_is_seen_at_once(
+    running: Running, http: Client, shelf: Shelf
+) -> None:
+    product_id = await shelf.made()
     await eventually(hit(running, http, product_id))
 
     for version, name in enumerate(("Big mug", "Small mug"), start=1):
-        await renamed(http, product_id, name, version)
+        await shelf.renamed(product_id, name, version)
 
         assert await name_of(http, product_id) == name
 
@@ -102,9 +59,9 @@ async def test_a_product_that_there_is_not_is_not_found_from_memory_too(running:
 
 
 async def test_without_valkey_products_are_read_and_changed_and_no_old_one_comes_back(
-    running: Running, http: Client, cable: Cable
+    running: Running, http: Client, shelf: Shelf, cable: Cable
 ) -> None:
-    product_id = await made(http)
+    product_id = await shelf.made()
     await eventually(hit(running, http, product_id))
     assert running.valkey is not None
     valkey = running.valkey
@@ -112,7 +69,7 @@ async def test_without_valkey_products_are_read_and_changed_and_no_old_one_comes
     await eventually(lambda: not valkey.is_connected)
 
     assert await name_of(http, product_id) == "Mug"
-    await renamed(http, product_id, "Big mug", 1)
+    await shelf.renamed(product_id, "Big mug", 1)
     assert await name_of(http, product_id) == "Big mug"
     cable.mend()
     await eventually(lambda: valkey.is_connected)

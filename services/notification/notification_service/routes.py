@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel
 
+from covey.database import pagination
 from covey.errors import Invalid, NotFound
 from covey.http.access import Caller
 from covey.http.idempotency import IdempotentRoute
+from covey.http.lists import Cursor, Limit
 from covey.http.transaction import Transaction
 from covey.security.access import require_owner
 from notification_service import storage
@@ -34,9 +36,10 @@ class NotificationView(BaseModel):
 
 
 class NotificationList(BaseModel):
-    """Several notifications, newest first."""
+    """A page of notifications. `next` is the cursor of the page after it; null: there is none."""
 
     notifications: list[NotificationView]
+    next: str | None
 
 
 @api.get("/notifications/{notification_id}")
@@ -55,18 +58,19 @@ async def list_notifications(
     work: Transaction,
     order_id: OrderId | None = None,
     user_id: UserId | None = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    sort: Literal["asked", "-asked"] = "-asked",
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> NotificationList:
-    """Return the newest notifications about an order, or to a user."""
-    if order_id is not None and user_id is None:
-        found = await storage.of_order(work, order_id, limit)
-    elif user_id is not None and order_id is None:
-        found = await storage.of_user(work, user_id, limit)
-    else:
+    """Return the notifications about an order, or to a user, by default the newest first."""
+    if (order_id is None) == (user_id is None):
         raise Invalid("say which: order_id or user_id, one of them")
+    filters = {"order_id": order_id, "user_id": user_id}
+    asked = pagination.Query(sort=sort, filters=filters, cursor=cursor, limit=limit)
+    found, following = await storage.mails_page(work, asked)
     for stored in found:
         require_owner(caller, f"user:{stored.mail.user_id}", or_role="staff")
-    return NotificationList(notifications=[_view(stored) for stored in found])
+    return NotificationList(notifications=[_view(stored) for stored in found], next=following)
 
 
 def _view(stored: Stored) -> NotificationView:

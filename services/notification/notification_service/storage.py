@@ -5,9 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+from covey.database.pagination import Column, Listing, Query
 from covey.work.unit_of_work import Work
 from notification_service.domain import Mail, MailId, Money, OrderId, Recipient, Status, UserId
+
+MAILS = Listing(
+    "notifications",
+    "SELECT * FROM mail WHERE true",
+    key=Column("id", UUID),
+    sorts={"asked": (Column("asked_at", datetime),)},
+    filters={"order_id": "order_id = {}", "user_id": "user_id = {}"},
+)
+"""Mails in the order in which they were asked for. The indexes are those of an order's, and of a user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +102,10 @@ async def by_id(work: Work, mail_id: MailId) -> Stored | None:
     return _stored(row) if row else None
 
 
-async def of_order(work: Work, order_id: OrderId, limit: int) -> list[Stored]:
-    """Return up to `limit` mails about an order, newest first."""
-    rows = await work.fetch(
-        "SELECT * FROM mail WHERE order_id = $1 ORDER BY asked_at DESC, id LIMIT $2", order_id, limit
-    )
-    return [_stored(row) for row in rows]
-
-
-async def of_user(work: Work, user_id: UserId, limit: int) -> list[Stored]:
-    """Return up to `limit` mails to a user, newest first."""
-    rows = await work.fetch("SELECT * FROM mail WHERE user_id = $1 ORDER BY asked_at DESC, id LIMIT $2", user_id, limit)
-    return [_stored(row) for row in rows]
+async def mails_page(work: Work, query: Query) -> tuple[list[Stored], str | None]:
+    """Return a page of mails, and the cursor of the page after it. Raises as `Listing.page` does."""
+    page = await MAILS.page(work, query)
+    return [_stored(row) for row in page.rows], page.next
 
 
 def _stored(row: Any) -> Stored:

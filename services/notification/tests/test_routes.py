@@ -143,10 +143,25 @@ async def test_a_notification_is_found_by_its_id_its_order_and_its_user(
     assert await ids(http, f"order_id={new_id()}") == []
 
 
+async def test_the_notifications_of_a_user_are_listed_page_by_page(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    user_id = UserId(new_id())
+    mails = [await a_mail(transactions, user_id) for _ in range(5)]
+    seen, cursor = [], ""
+    while cursor is not None:
+        _, page = await get(http, f"?user_id={user_id}&sort=asked&limit=2{cursor and f'&cursor={cursor}'}")
+        seen += [one["id"] for one in page["notifications"]]
+        cursor = page["next"]
+
+    assert seen == [str(mail.id) for mail in mails]
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
         ("/{id}", 404),
+        ("?user_id={id}&cursor=x", 400),
         ("/7", 422),
         ("", 422),
         ("?order_id=x", 422),

@@ -22,7 +22,7 @@ class GrpcCustomers:
     """`Customers` over gRPC. Open it with `async with GrpcCustomers.open(address) as customers`."""
 
     def __init__(self, client: GrpcClient) -> None:
-        self._client = client
+        self.client = client
         self._users = UserServiceStub(client.channel)
 
     @classmethod
@@ -35,7 +35,7 @@ class GrpcCustomers:
     async def name_of(self, user_id: UserId) -> str | None:
         """See `Customers`."""
         try:
-            answer = await self._client.call(self._users.GetUser, GetUserRequest(user_id=str(user_id)), repeatable=True)
+            answer = await self.client.call(self._users.GetUser, GetUserRequest(user_id=str(user_id)), repeatable=True)
         except NotFound:
             return None
         return answer.user.name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from pydantic import Field
 
+from covey.resilience.targets import Client
 from covey.security.principal import service_token
 from covey.service import Parts, Service
 from covey.settings import ServiceSettings
@@ -23,12 +24,13 @@ class OrderSettings(ServiceSettings):
     user_grpc: str | None = Field(default=None, description="host:port of the user service's gRPC, to show customers")
 
 
-def parts_of(customers: Customers | None) -> Parts:
-    """Return what the service is made of, with who knows the customers, if anybody does."""
+def parts_of(customers: Customers | None, clients: Sequence[Client] = ()) -> Parts:
+    """Return what the service is made of, with who knows the customers, if anybody does, and whom it calls."""
     return Parts(
         http=[api],
         messages=[router],
         sagas=[place_order, place_order_v1, return_order],
+        clients=clients,
         state={"customers": customers},
     )
 
@@ -43,7 +45,7 @@ async def compose(settings: OrderSettings) -> AsyncIterator[Parts]:
 
     token = service_token(settings.development_key, "order")
     async with GrpcCustomers.open(settings.user_grpc, token) as customers:
-        yield parts_of(customers)
+        yield parts_of(customers, [customers.client])
 
 
 service = Service("order", compose, settings=OrderSettings)

@@ -76,10 +76,14 @@ class ReleaseStock(Command, type="inventory.release-stock.v1", key="saga_id"):
 
 
 class AuthorizePayment(Command, type="payment.authorize.v1", key="saga_id"):
-    """Have the amount put aside on the customer's account."""
+    """Have the amount put aside on the customer's account.
+
+    An order that was placed before payments had owners does not say whose it is.
+    """
 
     saga_id: UUID
     order_id: OrderId
+    user_id: UserId | None = None
     amount: Money
     token: str
 
@@ -96,6 +100,7 @@ class CapturePayment(Command, type="payment.capture.v1", key="saga_id"):
 
     saga_id: UUID
     order_id: OrderId
+    user_id: UserId | None = None
 
 
 class ShipOrder(Command, type="shipping.ship-order.v1", key="saga_id"):

@@ -17,6 +17,7 @@ from covey.http.limits import limited
 from covey.http.lists import Cursor, Limit
 from covey.http.shedding import priority
 from covey.http.transaction import Transaction, transactions_of
+from covey.http.whole import WHOLE
 from covey.ids import new_id
 from covey.resilience.load_shedding import Priority
 from covey.saga.journal import history
@@ -59,7 +60,7 @@ class NewLine(_Request):
     """A product, and how many pieces of it."""
 
     product_id: ProductId
-    quantity: int = Field(strict=True, ge=1, le=MAX_QUANTITY)
+    quantity: Annotated[int, Field(strict=True, ge=1, le=MAX_QUANTITY), WHOLE]
 
 
 def _distinct(lines: tuple[NewLine, ...]) -> tuple[NewLine, ...]:
@@ -181,8 +182,9 @@ async def create_order(body: NewOrder, caller: Caller, work: Transaction, respon
         total=order.total,
         token=body.payment_token,
     )
-    saga_id = await place_order.start(work, data)
-    placed_at = await storage.add_order(work, order, saga_id)
+    saga_id = new_id()
+    placed_at = await storage.add_order(work, order, saga_id)  # first, so that it is older than what tells of it
+    await place_order.start(work, data, saga_id)
     work.publish(OrderPlaced(order_id=order.id, user_id=order.user_id, lines=order.lines, total=order.total))
     response.headers["Location"] = f"/api/v1/orders/{order.id}"
     return _view(Stored(order, saga_id, placed_at, None, None))

@@ -26,6 +26,7 @@ from covey.errors import Conflict
 OrderId = NewType("OrderId", UUID)
 PaymentId = NewType("PaymentId", UUID)
 RefundId = NewType("RefundId", UUID)
+UserId = NewType("UserId", UUID)
 InvoiceId = NewType("InvoiceId", UUID)
 CreditNoteId = NewType("CreditNoteId", UUID)
 
@@ -72,6 +73,7 @@ class Payment:
     """The money of one order, in minor units of `amount`'s currency.
 
     The sums are what the provider has answered, but for `refunding`: that it has been asked to return, and may have.
+    `user_id` is whose it is; None where order did not say, as it did not before it knew how to.
     """
 
     id: PaymentId
@@ -84,6 +86,7 @@ class Payment:
     refunded: int = 0
     reason: str | None = None
     refunding: int = 0
+    user_id: UserId | None = None
 
     @property
     def left(self) -> int:
@@ -133,6 +136,7 @@ class Invoice:
     amount: Money
     issued_at: datetime
     credit_notes: tuple[CreditNote, ...] = ()
+    user_id: UserId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +171,12 @@ class No:
 Decision = Ask | Known | No
 
 
-def to_authorize(found: Payment | None, payment_id: PaymentId, order_id: OrderId, amount: Money) -> Decision:
+def to_authorize(
+    found: Payment | None, payment_id: PaymentId, order_id: OrderId, amount: Money, user_id: UserId | None = None
+) -> Decision:
     """Put the amount aside. Refused when it was declined before, and when it was given up before it was asked for."""
     if found is None:
-        return Ask(Payment(payment_id, order_id, amount, Status.AUTHORIZING))
+        return Ask(Payment(payment_id, order_id, amount, Status.AUTHORIZING, user_id=user_id))
     match found.status:
         case Status.AUTHORIZING:
             return Ask(found)
@@ -184,13 +190,13 @@ def to_authorize(found: Payment | None, payment_id: PaymentId, order_id: OrderId
             assert_never(found.status)
 
 
-def to_capture(found: Payment | None) -> Decision:
-    """Take what was put aside."""
+def to_capture(found: Payment | None, user_id: UserId | None = None) -> Decision:
+    """Take what was put aside. Whose it is may be told only now: an older version put it aside and did not note it."""
     if found is None:
         return No("nothing was authorized")
     match found.status:
         case Status.AUTHORIZED | Status.CAPTURING:
-            return Ask(replace(found, status=Status.CAPTURING))
+            return Ask(replace(found, status=Status.CAPTURING, user_id=found.user_id or user_id))
         case Status.CAPTURED | Status.REFUNDING | Status.REFUNDED:
             return Known(found)
         case Status.AUTHORIZING | Status.DECLINED | Status.VOIDING | Status.VOIDED:

@@ -54,7 +54,8 @@ class Authorize:
     async def intend(self, command: AuthorizePayment, work: Work) -> Intent:
         """Open the payment, unless it was given up before."""
         found = await storage.payment_to_change(work, command.order_id)
-        decision = domain.to_authorize(found, PaymentId(new_id()), command.order_id, command.amount)
+        payment_id = PaymentId(new_id())
+        decision = domain.to_authorize(found, payment_id, command.order_id, command.amount, command.user_id)
         return await _intent(work, Operation.AUTHORIZE, decision)
 
     async def call(self, command: AuthorizePayment, intent: Payment, key: str) -> Approved | Declined:
@@ -75,7 +76,7 @@ class Capture:
     async def intend(self, command: CapturePayment, work: Work) -> Intent:
         """Note that the money is being taken."""
         found = await storage.payment_to_change(work, command.order_id)
-        return await _intent(work, Operation.CAPTURE, domain.to_capture(found))
+        return await _intent(work, Operation.CAPTURE, domain.to_capture(found, command.user_id))
 
     async def call(self, command: CapturePayment, intent: Payment, key: str) -> Approved | Declined:
         """Ask the provider."""

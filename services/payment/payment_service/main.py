@@ -26,7 +26,7 @@ class PaymentSettings(ServiceSettings):
 async def compose(settings: PaymentSettings) -> AsyncIterator[Parts]:
     """Open the provider for as long as the service runs."""
     async with HttpProvider.open(settings.provider_url, settings.provider_timeout) as provider:
-        yield Parts(http=[api, refunds], messages=[effects(provider)])
+        yield Parts(http=[api, refunds], messages=[effects(provider)], clients=[provider.client])
 
 
 service = Service("payment", compose, settings=PaymentSettings)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from uuid import UUID
 
 from covey.message import Command, Reply
-from payment_service.domain import Money, OrderId, PaymentId
+from payment_service.domain import Money, OrderId, PaymentId, UserId
 
 
 class AuthorizePayment(Command, type="payment.authorize.v1", key="saga_id"):
-    """Have the provider put an amount aside. Refused when it declines. `token` stands for the means of payment."""
+    """Have the provider put an amount aside. Refused when it declines. `token` stands for the means of payment.
+
+    `user_id` is whose money it is; an order of an older version does not say.
+    """
 
     saga_id: UUID
     order_id: OrderId
+    user_id: UserId | None = None
     amount: Money
     token: str
 
@@ -22,6 +26,7 @@ class CapturePayment(Command, type="payment.capture.v1", key="saga_id"):
 
     saga_id: UUID
     order_id: OrderId
+    user_id: UserId | None = None
 
 
 class VoidAuthorization(Command, type="payment.void.v1", key="saga_id"):

@@ -34,7 +34,7 @@ class Provider(Protocol):
     """A payment provider.
 
     `reference` is our name for a payment. `key` makes a repeated call harmless: the provider does a thing once for
-    each key, and answers a repeated call as it answered the first. Every method raises DependencyUnavailable when
+    each key, and answers a repeated call as it answered the first. Every method raises Unavailable when
     it is not known whether the thing was done; the call is then to be repeated with the same key.
     """
 

@@ -1,28 +1,48 @@
-"""Payments and invoices over HTTP: to read, and to return the money."""
+"""Payments, invoices and refunds over HTTP: for whose they are to read, and for the staff to return the money."""
 
 from __future__ import annotations
+
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from covey.errors import NotFound
+from covey.errors import Forbidden, NotFound
+from covey.http.access import Caller
 from covey.http.idempotency import IdempotentRoute, KeyRequiredRoute
 from covey.http.transaction import Transaction
+from covey.http.whole import WHOLE
 from covey.ids import new_id
-from covey.security.access import requires
+from covey.security.access import require_owner, requires
 from payment_service import domain, storage
-from payment_service.domain import Invoice, InvoiceId, Money, OrderId, Payment, PaymentId
+from payment_service.domain import (
+    Invoice,
+    InvoiceId,
+    Money,
+    OrderId,
+    Payment,
+    PaymentId,
+    RefundId,
+    RefundStatus,
+    UserId,
+)
 from payment_service.messages import RefundPayment
 
 api = APIRouter(prefix="/api/v1", tags=["payments"], route_class=IdempotentRoute)
 refunds = APIRouter(prefix="/api/v1", tags=["payments"], route_class=KeyRequiredRoute)
 
+Owned = TypeVar("Owned", Payment, Invoice)
+
 
 class PaymentView(BaseModel):
-    """A payment as it is shown: sums in minor units of `amount`'s currency. `refunding` may be returned already."""
+    """A payment as it is shown: sums in minor units of `amount`'s currency. `refunding` may be returned already.
+
+    `user_id` is null where nobody has said whose it is: then only the staff sees it.
+    """
 
     id: PaymentId
     order_id: OrderId
+    user_id: UserId | None
     amount: Money
     status: str
     authorized: int
@@ -39,6 +59,21 @@ class PaymentList(BaseModel):
     payments: list[PaymentView]
 
 
+class RefundView(BaseModel):
+    """A refund as it is shown: asked, done or declined, and then why."""
+
+    id: RefundId
+    amount: Money
+    status: RefundStatus
+    reason: str | None
+
+
+class RefundList(BaseModel):
+    """The refunds of a payment, oldest first."""
+
+    refunds: list[RefundView]
+
+
 class InvoiceList(BaseModel):
     """Several invoices."""
 
@@ -50,21 +85,37 @@ class NewRefund(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    amount: int | None = Field(default=None, strict=True, ge=1)
+    amount: Annotated[int, Field(strict=True, ge=1), WHOLE] | None = None
 
 
 @api.get("/payments/{payment_id}")
-@requires("staff")
-async def get_payment(payment_id: PaymentId, work: Transaction) -> PaymentView:
+async def get_payment(payment_id: PaymentId, caller: Caller, work: Transaction) -> PaymentView:
     """Return a payment."""
-    return _view(await _found(work, payment_id))
+    return _view(_own(caller, await _found(work, payment_id)))
 
 
 @api.get("/payments")
-@requires("staff")
-async def list_payments(order_id: OrderId, work: Transaction) -> PaymentList:
+async def list_payments(order_id: OrderId, caller: Caller, work: Transaction) -> PaymentList:
     """Return the payments of an order; there is one at most."""
-    return PaymentList(payments=[_view(payment) for payment in await storage.payments_of(work, order_id)])
+    found = await storage.payments_of(work, order_id)
+    return PaymentList(payments=[_view(_own(caller, payment)) for payment in found])
+
+
+@api.get("/payments/{payment_id}/refunds")
+async def list_refunds(payment_id: PaymentId, caller: Caller, work: Transaction) -> RefundList:
+    """Return what was, or is being, returned of a payment."""
+    payment = _own(caller, await _found(work, payment_id))
+    return RefundList(
+        refunds=[
+            RefundView(
+                id=refund.id,
+                amount=Money(refund.amount, payment.amount.currency),
+                status=refund.status,
+                reason=refund.reason,
+            )
+            for refund in await storage.refunds_of(work, payment_id)
+        ]
+    )
 
 
 @refunds.post("/payments/{payment_id}/refunds", status_code=202)
@@ -84,20 +135,26 @@ async def refund_payment(payment_id: PaymentId, work: Transaction, body: NewRefu
 
 
 @api.get("/invoices/{invoice_id}")
-@requires("staff")
-async def get_invoice(invoice_id: InvoiceId, work: Transaction) -> Invoice:
+async def get_invoice(invoice_id: InvoiceId, caller: Caller, work: Transaction) -> Invoice:
     """Return an invoice, with the credit notes over what was returned of it."""
     invoice = await storage.invoice_by_id(work, invoice_id)
     if invoice is None:
         raise NotFound(f"there is no invoice {invoice_id}")
-    return invoice
+    return _own(caller, invoice)
 
 
 @api.get("/invoices")
-@requires("staff")
-async def list_invoices(order_id: OrderId, work: Transaction) -> InvoiceList:
+async def list_invoices(order_id: OrderId, caller: Caller, work: Transaction) -> InvoiceList:
     """Return the invoices of an order; there is one at most, once the order is paid for."""
-    return InvoiceList(invoices=await storage.invoices_of(work, order_id))
+    return InvoiceList(invoices=[_own(caller, invoice) for invoice in await storage.invoices_of(work, order_id)])
+
+
+def _own(caller: Caller, found: Owned) -> Owned:
+    """Return it if it is the caller's, or the caller may see all. What is nobody's is the staff's alone."""
+    if found.user_id is None and "staff" not in caller.roles:
+        raise Forbidden("it belongs to somebody else")
+    require_owner(caller, f"user:{found.user_id}", or_role="staff")
+    return found
 
 
 async def _found(work: Transaction, payment_id: PaymentId) -> Payment:
@@ -111,6 +168,7 @@ def _view(payment: Payment) -> PaymentView:
     return PaymentView(
         id=payment.id,
         order_id=payment.order_id,
+        user_id=payment.user_id,
         amount=payment.amount,
         status=payment.status,
         authorized=payment.authorized,

@@ -24,6 +24,7 @@ from payment_service.domain import (
     RefundId,
     RefundStatus,
     Status,
+    UserId,
 )
 
 
@@ -54,7 +55,7 @@ def ask(work: Work, payment: Payment, operation: Operation) -> None:
     work.defer(
         f"""
         WITH kept AS ({_KEEP} RETURNING id)
-        INSERT INTO operation (payment_id, what) SELECT id, $12 FROM kept ON CONFLICT DO NOTHING
+        INSERT INTO operation (payment_id, what) SELECT id, $13 FROM kept ON CONFLICT DO NOTHING
         """,
         *_values(payment),
         operation,
@@ -72,10 +73,10 @@ def answered(
         f"""
         WITH kept AS ({_KEEP} RETURNING id, order_id, captured, currency), issued AS (
             INSERT INTO invoice (id, payment_id, order_id, amount, currency)
-            SELECT $14, id, order_id, captured, currency FROM kept WHERE $14::uuid IS NOT NULL
+            SELECT $15, id, order_id, captured, currency FROM kept WHERE $15::uuid IS NOT NULL
         )
-        UPDATE operation SET answered_at = clock_timestamp(), answer = $13 FROM kept
-        WHERE payment_id = kept.id AND what = $12
+        UPDATE operation SET answered_at = clock_timestamp(), answer = $14 FROM kept
+        WHERE payment_id = kept.id AND what = $13
         """,
         *_values(payment),
         operation,
@@ -87,7 +88,15 @@ def answered(
 async def refund_by_id(work: Work, refund_id: RefundId) -> Refund | None:
     """Return a refund, or None."""
     row = await work.fetchrow("SELECT id, amount, status, reason FROM refund WHERE id = $1", refund_id)
-    return Refund(RefundId(row["id"]), row["amount"], RefundStatus(row["status"]), row["reason"]) if row else None
+    return _refund(row) if row else None
+
+
+async def refunds_of(work: Work, payment_id: PaymentId) -> list[Refund]:
+    """Return the refunds of a payment, oldest first."""
+    rows = await work.fetch(
+        "SELECT id, amount, status, reason FROM refund WHERE payment_id = $1 ORDER BY asked_at, id", payment_id
+    )
+    return [_refund(row) for row in rows]
 
 
 async def keep_refund(work: Work, payment: Payment, refund: Refund) -> None:
@@ -96,7 +105,7 @@ async def keep_refund(work: Work, payment: Payment, refund: Refund) -> None:
         f"""
         WITH kept AS ({_KEEP} RETURNING id)
         INSERT INTO refund (id, payment_id, amount, status, reason, answered_at)
-        SELECT $12, kept.id, $13, $14::text, $15, CASE WHEN $14::text <> 'asked' THEN clock_timestamp() END FROM kept
+        SELECT $13, kept.id, $14, $15::text, $16, CASE WHEN $15::text <> 'asked' THEN clock_timestamp() END FROM kept
         ON CONFLICT (id) DO UPDATE SET amount = excluded.amount, status = excluded.status, reason = excluded.reason,
             answered_at = excluded.answered_at
         """,
@@ -133,17 +142,18 @@ async def invoices_of(work: Work, order_id: OrderId) -> list[Invoice]:
 
 
 _INVOICE = """
-    SELECT i.*, n.id AS note_id, n.amount AS note_amount, n.issued_at AS note_issued_at
-    FROM invoice i LEFT JOIN credit_note n ON n.invoice_id = i.id
+    SELECT i.*, p.user_id, n.id AS note_id, n.amount AS note_amount, n.issued_at AS note_issued_at
+    FROM invoice i JOIN payment p ON p.id = i.payment_id LEFT JOIN credit_note n ON n.invoice_id = i.id
 """
 
 _KEEP = """
     INSERT INTO payment
-        (id, order_id, amount, currency, status, authorized, captured, voided, refunded, reason, refunding)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        (id, order_id, amount, currency, status, authorized, captured, voided, refunded, reason, refunding, user_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
     ON CONFLICT (order_id) DO UPDATE SET status = excluded.status, authorized = excluded.authorized,
         captured = excluded.captured, voided = excluded.voided, refunded = excluded.refunded,
-        reason = excluded.reason, refunding = excluded.refunding, changed_at = clock_timestamp()
+        reason = excluded.reason, refunding = excluded.refunding, changed_at = clock_timestamp(),
+        user_id = coalesce(payment.user_id, excluded.user_id)
 """
 
 
@@ -160,6 +170,7 @@ def _values(payment: Payment) -> tuple[Any, ...]:
         payment.refunded,
         payment.reason,
         payment.refunding,
+        payment.user_id,
     )
 
 
@@ -175,7 +186,12 @@ def _payment(row: Any) -> Payment:
         refunded=row["refunded"],
         reason=row["reason"],
         refunding=row["refunding"],
+        user_id=_user_id(row),
     )
+
+
+def _refund(row: Any) -> Refund:
+    return Refund(RefundId(row["id"]), row["amount"], RefundStatus(row["status"]), row["reason"])
 
 
 def _invoice(rows: Sequence[Any]) -> Invoice:
@@ -193,4 +209,9 @@ def _invoice(rows: Sequence[Any]) -> Invoice:
         amount=Money(head["amount"], currency),
         issued_at=head["issued_at"],
         credit_notes=tuple(notes),
+        user_id=_user_id(head),
     )
+
+
+def _user_id(row: Any) -> UserId | None:
+    return None if row["user_id"] is None else UserId(row["user_id"])

@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from covey.clock import Clock, SystemClock
-from sandbox_provider.behaviour import Behaviour, Mode, Order
+from sandbox_provider.behaviour import Behaviour, Mode, Order, is_known
 from sandbox_provider.book import Book, Entry
 from sandbox_provider.money import decide, sums
 from sandbox_provider.requests import Operation, Request
@@ -141,6 +141,8 @@ class _Provider:
             return known if known.fingerprint == request.fingerprint(operation) else None
         await self._clock.sleep({Mode.SLOW: self._delays.slow, Mode.LATE: self._delays.late}.get(mode, 0))
         refuse = "the card was declined" if mode is Mode.DECLINE else None
+        if operation is Operation.AUTHORIZE and not is_known(request.token):
+            refuse = "there is no such means of payment"
         return self._book.decide(request, lambda so_far, r: self._entry(so_far, operation, r, key, refuse))
 
     def _entry(

@@ -10,7 +10,7 @@
     tok_down_3                  the first three calls to authorize find the provider down (503)
     tok_down_capture_3          the first three calls to capture do
 
-Any other token behaves as tok_ok.
+Any other token stands for no means of payment: its authorization is declined.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ def script_of(token: str) -> Script | None:
     if down:
         return Script(Operation.CAPTURE if down[1] else Operation.AUTHORIZE, Mode.DOWN, int(down[2]))
     return _SCRIPTS.get(token)
+
+
+def is_known(token: str) -> bool:
+    """Tell whether a token stands for a means of payment."""
+    return token == "tok_ok" or script_of(token) is not None
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ def service_migrations() -> Path:
 @pytest.fixture
 async def sandbox(tmp_path: Path) -> AsyncIterator[str]:
     """The URL of a sandbox provider with an empty book, whose misbehaviour is short."""
-    provider = application(tmp_path / "book", Delays(slow=0.2, late=0.5, silence=1.0))
+    provider = application(tmp_path / "book", Delays(slow=0.2, late=0.5, silence=3.0))
     async with serving(provider, lifespan=True) as url:
         yield url
 

@@ -20,7 +20,7 @@ from covey.clock import SystemClock
 from covey.errors import DeadlineExceeded, DependencyUnavailable
 
 PRICE = Money(4_900, "EUR")
-LIMIT = timedelta(seconds=0.3)
+LIMIT = timedelta(seconds=1)
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -56,7 +56,7 @@ async def test_silence_ends_at_the_limit_with_an_unknown_outcome(provider: Provi
     with pytest.raises(DependencyUnavailable):
         await provider.authorize("order-1", PRICE, "tok_timeout_after_charge", "a")
 
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 2
 
 
 async def test_a_lost_answer_is_had_by_asking_again_with_the_same_key(provider: Provider) -> None:
@@ -96,10 +96,10 @@ async def test_the_deadline_of_the_work_comes_before_the_limit(sandbox: str) -> 
     async with HttpProvider.open(sandbox, timedelta(seconds=30)) as provider:
         began = time.monotonic()
 
-        with context.use(soon), pytest.raises(DependencyUnavailable):
+        with context.use(soon), pytest.raises(DeadlineExceeded):
             await provider.authorize("order-1", PRICE, "tok_timeout_after_charge", "a")
 
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 0.9
 
 
 async def test_nobody_is_asked_when_the_deadline_is_over(provider: Provider) -> None:
@@ -123,7 +123,7 @@ async def test_a_server_that_trickles_its_answer_does_not_outlast_the_limit() ->
         with pytest.raises(DependencyUnavailable):
             await provider.authorize("order-1", PRICE, "tok_ok", "a")
 
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"amount": null}'])

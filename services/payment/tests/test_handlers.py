@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from payment_service import storage
 from payment_service.clients import HttpProvider
-from payment_service.domain import Invoice, Money, OrderId, Payment, Status
+from payment_service.domain import Invoice, Money, OrderId, Payment, Status, UserId
 from payment_service.handlers import Authorize, Capture, GiveBack, Void
 from payment_service.messages import AuthorizePayment, CapturePayment, PaymentReply, RefundPayment, VoidAuthorization
 
@@ -41,7 +41,10 @@ class Flow:
 
     async def run(self, effect: Any, command: Command, key: str | None = None) -> Reply:
         """All three parts. The key is the command's id; a retry of the same command has the same."""
-        intent = await self.intend(effect, command)
+        return await self.finish(effect, command, await self.intend(effect, command), key)
+
+    async def finish(self, effect: Any, command: Command, intent: Payment | Reply, key: str | None = None) -> Reply:
+        """What comes after the intent."""
         if isinstance(intent, Reply):
             return intent
         result = await effect.call(command, intent, key or str(new_id()))
@@ -76,7 +79,7 @@ class Flow:
 
 @pytest.fixture
 async def flow(transactions: Transactions, sandbox: str) -> AsyncIterator[Flow]:
-    limit = timedelta(seconds=0.3)
+    limit = timedelta(seconds=1)
     async with HttpProvider.open(sandbox, limit) as provider, aiohttp.ClientSession(sandbox) as book:
         yield Flow(transactions, provider, book)
 
@@ -86,12 +89,12 @@ def order_id() -> OrderId:
     return OrderId(new_id())
 
 
-def authorization(order_id: OrderId, token: str = "tok_ok") -> AuthorizePayment:
-    return AuthorizePayment(saga_id=new_id(), order_id=order_id, amount=PRICE, token=token)
+def authorization(order_id: OrderId, token: str = "tok_ok", user_id: UserId | None = None) -> AuthorizePayment:
+    return AuthorizePayment(saga_id=new_id(), order_id=order_id, user_id=user_id, amount=PRICE, token=token)
 
 
-def capture(order_id: OrderId) -> CapturePayment:
-    return CapturePayment(saga_id=new_id(), order_id=order_id)
+def capture(order_id: OrderId, user_id: UserId | None = None) -> CapturePayment:
+    return CapturePayment(saga_id=new_id(), order_id=order_id, user_id=user_id)
 
 
 def refund(order_id: OrderId, amount: int) -> RefundPayment:
@@ -110,6 +113,26 @@ async def test_money_is_authorized_then_captured(flow: Flow, order_id: OrderId) 
     assert (payment.status, payment.authorized, payment.captured) == (Status.CAPTURED, 4_900, 4_900)
     assert await flow.book(order_id) == [("authorize", 4_900), ("capture", 4_900)]
     assert await flow.operations() == [("authorize", "approved"), ("capture", "approved")]
+
+
+async def test_a_payment_and_its_invoice_are_whose_the_order_says(flow: Flow, order_id: OrderId) -> None:
+    ada = UserId(new_id())
+
+    await flow.run(flow.authorize, authorization(order_id, user_id=ada))
+    await flow.run(flow.capture, capture(order_id))
+
+    assert ((await flow.payment(order_id)).user_id, (await flow.invoice(order_id)).user_id) == (ada, ada)
+
+
+async def test_a_payment_that_an_older_version_has_authorized_is_somebodys_when_it_is_captured(
+    flow: Flow, order_id: OrderId
+) -> None:
+    ada = UserId(new_id())
+    await flow.run(flow.authorize, authorization(order_id))
+
+    await flow.run(flow.capture, capture(order_id, ada))
+
+    assert (await flow.payment(order_id)).user_id == ada
 
 
 async def test_the_intent_is_on_record_before_the_provider_is_asked(flow: Flow, order_id: OrderId) -> None:
@@ -254,7 +277,9 @@ async def test_refunds_in_parts_have_a_credit_note_each_and_never_return_more_th
 async def test_refunds_at_the_same_time_never_return_more_than_was_captured(flow: Flow, order_id: OrderId) -> None:
     await flow.captured(order_id)
 
-    replies = await asyncio.gather(*(flow.run(flow.refund, refund(order_id, 2_000)) for _ in range(5)))
+    commands = [refund(order_id, 2_000) for _ in range(5)]
+    intents = await asyncio.gather(*(flow.intend(flow.refund, command) for command in commands))  # nobody is asked yet
+    replies = [await flow.finish(flow.refund, *each) for each in zip(commands, intents, strict=True)]
 
     assert sum(isinstance(reply, PaymentReply) for reply in replies) == 2
     payment = await flow.payment(order_id)

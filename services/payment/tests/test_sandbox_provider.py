@@ -117,6 +117,14 @@ async def test_a_declined_card_stays_declined_under_its_key(http: aiohttp.Client
     assert await book(http) == [("authorize", 0, 402)]
 
 
+@pytest.mark.parametrize("token", ["", "tok_stolen", "TOK_OK", "tok_down_"])
+async def test_a_token_that_stands_for_no_means_of_payment_is_declined(http: aiohttp.ClientSession, token: str) -> None:
+    status, answer = await post(http, "/authorizations", ASK | {"token": token}, "a")
+
+    assert (status, answer["detail"]) == (402, "there is no such means of payment")
+    assert await book(http) == [("authorize", 0, 402)]
+
+
 async def test_a_void_gives_up_what_is_open_and_says_what_there_was(http: aiohttp.ClientSession) -> None:
     await post(http, "/authorizations", ASK, "a")
 

@@ -2,6 +2,7 @@
 
     POST /bookings        reference, order, kind, pieces ─┬ with an Idempotency-Key; 201, or 403 when declined
     POST /cancellations   the same                       ─┘
+    GET  /parcels/{tracking}  what became of a parcel, or 404
     GET  /book            every decision; ?order= for those of one order
     PUT  /admin/mode      mode; operation, kind, calls or null
     GET  /health
@@ -48,6 +49,7 @@ def application(path: Path, delays: Delays | None = None, clock: Clock | None = 
     routes = [
         Route("/bookings", carrier.endpoint(Operation.BOOK), methods=["POST"]),
         Route("/cancellations", carrier.endpoint(Operation.CANCEL), methods=["POST"]),
+        Route("/parcels/{tracking}", carrier.track),
         Route("/book", carrier.show_book),
         Route("/admin/mode", carrier.set_mode, methods=["PUT"]),
         Route("/health", _health),
@@ -89,6 +91,20 @@ class _Carrier:
         entries = self._book.entries(http.query_params.get("order"))
         return JSONResponse({"entries": [{name: getattr(entry, name) for name in _SHOWN} for entry in entries]})
 
+    async def track(self, http: HttpRequest) -> Response:
+        tracking = http.path_params["tracking"]
+        found = self._book.tracked(tracking)
+        if found is None:
+            return _problem(404, "there is no such parcel")
+        mode = self._behaviour.next(Operation.TRACK, found.kind)
+        if mode is Mode.DOWN:
+            return _problem(503, "the carrier is down", {"Retry-After": "1"})
+        if mode in (Mode.SILENT, Mode.LATE):
+            await self._hang_on(http)
+        await self._clock.sleep(self._delays.slow if mode is Mode.SLOW else 0)
+        status = "cancelled" if found.operation == Operation.CANCEL else "accepted"
+        return JSONResponse({"tracking": tracking, "status": status, "since": found.at})
+
     async def set_mode(self, http: HttpRequest) -> Response:
         try:
             self._behaviour.order = Order.model_validate_json(await http.body())
@@ -97,7 +113,7 @@ class _Carrier:
         return Response(status_code=204)
 
     async def _handle(self, http: HttpRequest, operation: Operation, request: Request, key: str) -> Response:
-        mode = self._behaviour.next(operation, request)
+        mode = self._behaviour.next(operation, request.kind)
         if mode is Mode.DOWN:
             return _problem(503, "the carrier is down", {"Retry-After": "1"})
         if key in self._under_way:

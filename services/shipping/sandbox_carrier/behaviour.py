@@ -6,14 +6,14 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sandbox_carrier.requests import Kind, Operation, Request
+from sandbox_carrier.requests import Kind, Operation
 
 
 class Mode(StrEnum):
     """What happens to a call.
 
     `slow` is answered late, but within what a client waits; `silent` is booked at once, and `late` after the client
-    has given up, and neither is answered; `down` books nothing (503).
+    has given up, and neither is answered; `down` books nothing (503). What is only told of a parcel is never declined.
     """
 
     ANSWER = "answer"
@@ -41,10 +41,10 @@ class Behaviour:
     def __init__(self) -> None:
         self.order = Order(mode=Mode.ANSWER)
 
-    def next(self, operation: Operation, request: Request) -> Mode:
+    def next(self, operation: Operation, kind: str) -> Mode:
         """Return the mode of a call, and count it if it is one of those that were ordered."""
         order = self.order
-        if order.operation not in (None, operation) or order.kind not in (None, request.kind):
+        if order.operation not in (None, operation) or order.kind not in (None, kind):
             return Mode.ANSWER
         if order.calls is not None:
             order.calls -= 1

@@ -71,6 +71,14 @@ class Book:
         """Return the decision that was taken under this key."""
         return self._by_key.get(key)
 
+    def tracked(self, tracking: str) -> Entry | None:
+        """Return what counts of the parcel of this number: its cancellation, else its booking; None: there is none."""
+        booked = next((entry for entry in self._entries if tracking and entry.tracking == tracking), None)
+        if booked is None:
+            return None
+        about = self._by_reference[booked.reference]
+        return next((entry for entry in about if entry.operation == Operation.CANCEL), booked)
+
     def decide(self, request: Request, decision: Decision) -> Entry:
         """Take a decision in view of all earlier ones about the reference, and write it down for good."""
         entry = decision(self._by_reference.get(request.reference, []), f"SC{len(self._entries) + 1:09d}")

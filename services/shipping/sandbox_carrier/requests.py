@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Operation(StrEnum):
-    """The two things that a carrier does with a parcel before it moves."""
+    """What a carrier does with a parcel before it moves, and what it says of one."""
 
     BOOK = "book"
     CANCEL = "cancel"
+    TRACK = "track"
 
 
 class Kind(StrEnum):

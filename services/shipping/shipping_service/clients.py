@@ -1,10 +1,10 @@
 """The carrier over HTTP.
 
-Every call ends within the limit, all its phases together, and earlier when the work's deadline comes first.
-What it raises says what is known:
+Every call ends within the limit, all its phases together, and earlier when the work's deadline comes first. It is
+attempted once: who handles the command repeats it, with the same key. What it raises says what is known:
 
     booked, declined (403)                               an answer; definite
-    no answer, 5xx, 429, 409 (the same key in progress)  DependencyUnavailable; repeat with the same key
+    no answer, 5xx, 429, 409 (the same key in progress)  Unavailable; repeat with the same key
     any other status                                     CarrierMisused; we asked wrongly, and repeating is pointless
 """
 
@@ -13,20 +13,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TypeVar
 
-import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from covey.clock import Clock, SystemClock
-from covey.context import current
-from covey.errors import DeadlineExceeded, Defect, DependencyUnavailable
-from shipping_service.ports import Booked, Declined, Parcel
-
-A = TypeVar("A", bound=BaseModel)
+from covey.errors import Conflict, Defect, DependencyUnavailable, NotFound, Rejected
+from covey.http.client import HttpClient, HttpClientOptions, segment
+from covey.http.connection import Answer
+from covey.http.refusals import detail_of
+from covey.resilience.policy import PolicyOptions
+from covey.resilience.retry import RetryOptions
+from shipping_service.ports import Booked, Declined, Parcel, Whereabouts
 
 _DECLINED = 403
-_UNKNOWN = frozenset({408, 409, 425, 429})
 
 
 class CarrierMisused(Defect):
@@ -37,38 +35,45 @@ class _Booking(BaseModel):
     tracking: str
 
 
-class _Problem(BaseModel):
-    detail: str
-
-
 class HttpCarrier:
     """`Carrier` over HTTP. Open it with `async with HttpCarrier.open(url, limit) as carrier`."""
 
-    def __init__(self, session: aiohttp.ClientSession, limit: timedelta, clock: Clock) -> None:
-        self._session = session
-        self._limit = limit
-        self._clock = clock
+    def __init__(self, client: HttpClient) -> None:
+        self.client = client
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, limit: timedelta, clock: Clock | None = None) -> AsyncIterator[HttpCarrier]:
+    async def open(cls, url: str, limit: timedelta) -> AsyncIterator[HttpCarrier]:
         """Connect when first used; close all connections at the end. `limit` bounds one whole call."""
-        async with aiohttp.ClientSession(url, headers={"User-Agent": "covey-shipping"}) as session:
-            yield cls(session, limit, clock or SystemClock())
+        policy = PolicyOptions(deadline=limit, timeout=limit, retry=RetryOptions(attempts=1))
+        options = HttpClientOptions(policy=policy)
+        async with HttpClient.open("carrier", url, options, caller="shipping") as client:
+            yield cls(client)
 
     async def book(self, parcel: Parcel, key: str) -> Booked | Declined:
         """See `Carrier`."""
-        status, body = await self._post("/bookings", parcel, key)
-        return Declined(_detail(body)) if status == _DECLINED else Booked(_read(_Booking, body).tracking)
+        came = await self._post("/bookings", parcel, key)
+        if came.status == _DECLINED:
+            return Declined(_reason(came))
+        return Booked(self.client.read(came, _Booking).tracking)
 
     async def cancel(self, parcel: Parcel, key: str) -> None:
         """See `Carrier`."""
-        status, body = await self._post("/cancellations", parcel, key)
-        if status == _DECLINED:
-            raise CarrierMisused(f"the carrier declines to cancel, which it may not: {_detail(body)}")
+        came = await self._post("/cancellations", parcel, key)
+        if came.status == _DECLINED:
+            raise CarrierMisused(f"the carrier declines to cancel, which it may not: {_reason(came)}")
 
-    async def _post(self, path: str, parcel: Parcel, key: str) -> tuple[int, bytes]:
-        headers = {"Idempotency-Key": key, "traceparent": current().trace.traceparent()}
+    async def where_is(self, tracking_number: str) -> Whereabouts | None:
+        """See `Carrier`."""
+        try:
+            return await self.client.ask("GET", f"/parcels/{segment(tracking_number)}", Whereabouts)
+        except NotFound:
+            return None
+        except (Rejected, Defect) as error:
+            raise CarrierMisused(str(error)) from error
+
+    async def _post(self, path: str, parcel: Parcel, key: str) -> Answer:
+        """Return an answer that settles the matter; raise for every other."""
         body = {
             "reference": parcel.reference,
             "order": str(parcel.order_id),
@@ -76,42 +81,12 @@ class HttpCarrier:
             "pieces": parcel.pieces,
         }
         try:
-            async with self._session.post(
-                path, json=body, headers=headers, timeout=self._time_left(), allow_redirects=False
-            ) as response:
-                return _definite(response.status, await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise DependencyUnavailable(f"the carrier did not answer: {type(error).__name__}") from error
-
-    def _time_left(self) -> aiohttp.ClientTimeout:
-        seconds = self._limit.total_seconds()
-        deadline = current().deadline
-        if deadline is not None:
-            seconds = min(seconds, (deadline - self._clock.now()).total_seconds())
-        if seconds <= 0:
-            raise DeadlineExceeded("no time is left to ask the carrier")
-        return aiohttp.ClientTimeout(total=seconds)
+            return await self.client.send("POST", path, body=body, key=key, also={_DECLINED})
+        except Conflict as error:
+            raise DependencyUnavailable(f"this call is under way already: {error}") from error
+        except (Rejected, Defect) as error:
+            raise CarrierMisused(str(error)) from error
 
 
-def _definite(status: int, body: bytes) -> tuple[int, bytes]:
-    """Return an answer that settles the matter; raise for every other."""
-    if status in (200, 201, _DECLINED):
-        return status, body
-    if status >= 500 or status in _UNKNOWN:
-        raise DependencyUnavailable(f"the carrier answered {status}")
-    raise CarrierMisused(f"the carrier answered {status}: {_detail(body)}")
-
-
-def _detail(body: bytes) -> str:
-    """Return what a problem says, if it can be read: the status alone has settled the matter."""
-    try:
-        return _Problem.model_validate_json(body).detail
-    except ValidationError:
-        return "no reason given"
-
-
-def _read(model: type[A], body: bytes) -> A:
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise DependencyUnavailable("the carrier's answer cannot be read") from error
+def _reason(came: Answer) -> str:
+    return detail_of(came) or "no reason given"

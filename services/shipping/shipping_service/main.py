@@ -26,7 +26,7 @@ class ShippingSettings(ServiceSettings):
 async def compose(settings: ShippingSettings) -> AsyncIterator[Parts]:
     """Open the carrier for as long as the service runs."""
     async with HttpCarrier.open(settings.carrier_url, settings.carrier_timeout) as carrier:
-        yield Parts(http=[api], messages=[effects(carrier)])
+        yield Parts(http=[api], messages=[effects(carrier)], clients=[carrier.client], state={"carrier": carrier})
 
 
 service = Service("shipping", compose, settings=ShippingSettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
 
 from shipping_service.domain import OrderId
@@ -32,11 +33,19 @@ class Declined:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What the carrier says of a parcel now, and since when that is so."""
+
+    status: Literal["accepted", "cancelled"]
+    since: datetime
+
+
 class Carrier(Protocol):
     """A carrier of parcels.
 
     `key` makes a repeated call harmless: the carrier does a thing once for each key, and answers a repeated call as it
-    answered the first. Every method raises DependencyUnavailable when it is not known whether the thing was done; the
+    answered the first. Every method raises Unavailable when it is not known whether the thing was done; the
     call is then to be repeated with the same key.
     """
 
@@ -46,4 +55,8 @@ class Carrier(Protocol):
 
     async def cancel(self, parcel: Parcel, key: str) -> None:
         """Take back what was booked under its reference, and decline what would be booked from now on."""
+        ...
+
+    async def where_is(self, tracking_number: str) -> Whereabouts | None:
+        """Return where a parcel is; None when the carrier knows no such number."""
         ...

@@ -1,20 +1,24 @@
-"""Shipments over HTTP: to read, and for the carrier to say how far they are."""
+"""Shipments over HTTP: to read, to ask the carrier where they are, and for the carrier to say how far they are."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
 from covey.errors import NotFound
 from covey.http.access import Caller
 from covey.http.idempotency import IdempotentRoute
-from covey.http.transaction import Transaction
+from covey.http.shedding import priority
+from covey.http.transaction import Transaction, transactions_of
+from covey.resilience.load_shedding import Priority
 from covey.security.access import require_owner, requires
 from shipping_service import domain, storage
 from shipping_service.domain import Line, OrderId, Progress, Return, ReturnId, Shipment, ShipmentId, UserId
 from shipping_service.handlers import changed
+from shipping_service.ports import Carrier
 
 api = APIRouter(prefix="/api/v1", tags=["shipments"], route_class=IdempotentRoute)
 
@@ -48,6 +52,14 @@ class ShipmentList(BaseModel):
     shipments: list[ShipmentView]
 
 
+class WhereaboutsView(BaseModel):
+    """What the carrier says of a shipment now, and since when that is so."""
+
+    tracking_number: str
+    status: Literal["accepted", "cancelled"]
+    since: datetime
+
+
 class Tracking(BaseModel):
     """How far a shipment is."""
 
@@ -71,6 +83,25 @@ async def list_shipments(order_id: OrderId, caller: Caller, work: Transaction) -
     if found:
         require_owner(caller, f"user:{found.user_id}", or_role="staff")
     return ShipmentList(shipments=[await _view(work, found)] if found else [])
+
+
+@api.get("/shipments/{shipment_id}/tracking")
+@priority(Priority.LOW)
+async def get_whereabouts(shipment_id: ShipmentId, request: Request, caller: Caller) -> WhereaboutsView:
+    """Ask the carrier where a shipment is. Nothing of it is kept here.
+
+    404 while nothing is booked. 502 when the carrier does not answer, 504 when that takes too long, and 503 while it
+    is not even asked, because it has failed too often.
+    """
+    async with transactions_of(request.scope).begin() as work:  # over before the carrier is asked
+        found = _exists(await storage.shipment_by_id(work, shipment_id), shipment_id)
+    require_owner(caller, f"user:{found.user_id}", or_role="staff")
+    carrier: Carrier = request.app.state.carrier
+    number = found.tracking_number
+    told = await carrier.where_is(number) if number is not None else None
+    if number is None or told is None:
+        raise NotFound(f"the carrier has nothing of shipment {shipment_id}")
+    return WhereaboutsView(tracking_number=number, status=told.status, since=told.since)
 
 
 @api.post("/shipments/{shipment_id}/tracking")

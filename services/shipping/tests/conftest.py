@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -48,7 +49,11 @@ def transactions(database: Database) -> Transactions:
 async def http(database_url: str, memory_broker: MemoryBroker, sandbox: str) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of the running service."""
     settings = ShippingSettings(
-        database_url=database_url, nats_url="nats://unused", development_key=KEY, carrier_url=sandbox
+        database_url=database_url,
+        nats_url="nats://unused",
+        development_key=KEY,
+        carrier_url=sandbox,
+        carrier_timeout=timedelta(seconds=0.5),
     )
     async with (
         service.running(settings, memory_broker) as running,

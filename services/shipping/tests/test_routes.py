@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ from shipping_service.messages import ShipOrder
 
 from covey.ids import new_id
 from covey.testing.eventually import eventually
+from covey.testing.tokens import bearer
 from covey.work.unit_of_work import Transactions
 
 LINES = (Line(ProductId(new_id()), 2),)
@@ -92,6 +94,64 @@ async def test_a_shipment_does_not_go_back_and_does_not_move_before_it_is_booked
     assert (await track(http, arrived.id, "in_transit"))[0] == 409
     assert (await track(http, waiting.id, "in_transit"))[0] == 409
     assert await events(transactions) == 1
+
+
+async def booked_at(office: aiohttp.ClientSession, order_id: OrderId) -> str:
+    """Have the carrier accept a parcel and return its number."""
+    body = {"reference": "r", "order": str(order_id), "kind": "shipment", "pieces": 2}
+    async with office.post("/bookings", json=body, headers={"Idempotency-Key": "k"}) as response:
+        return str((await response.json())["tracking"])
+
+
+async def test_where_a_shipment_is_the_carrier_is_asked(
+    http: aiohttp.ClientSession, transactions: Transactions, office: aiohttp.ClientSession
+) -> None:
+    shipment = await a_shipment(transactions, await booked_at(office, OrderId(new_id())))
+
+    status, told = await get(http, f"/shipments/{shipment.id}/tracking")
+
+    assert (status, told["status"], told["tracking_number"]) == (200, "accepted", shipment.tracking_number)
+
+
+async def test_of_what_the_carrier_does_not_have_there_is_nothing_to_tell(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    waiting, strange = await a_shipment(transactions, None), await a_shipment(transactions, "another/../carrier's")
+
+    for shipment_id in (waiting.id, strange.id, new_id()):
+        assert (await get(http, f"/shipments/{shipment_id}/tracking"))[0] == 404
+
+
+async def test_where_somebody_elses_shipment_is_is_not_told(
+    http: aiohttp.ClientSession, transactions: Transactions
+) -> None:
+    shipment = await a_shipment(transactions)
+    mine, others = bearer(f"user:{shipment.user_id}"), bearer(f"user:{new_id()}")
+
+    for headers, expected in ((mine, 404), (others, 403)):  # the carrier has nothing of it
+        async with http.get(f"/api/v1/shipments/{shipment.id}/tracking", headers=headers) as response:
+            assert response.status == expected
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("down", 502), ("silent", 504)])
+async def test_a_carrier_that_does_not_answer_is_not_our_fault_and_soon_left_alone(
+    http: aiohttp.ClientSession,
+    transactions: Transactions,
+    office: aiohttp.ClientSession,
+    mode: str,
+    expected: int,
+) -> None:
+    shipment = await a_shipment(transactions, await booked_at(office, OrderId(new_id())))
+    async with office.put("/admin/mode", json={"mode": mode, "operation": "track"}):
+        pass
+
+    answers = await asyncio.gather(*(get(http, f"/shipments/{shipment.id}/tracking") for _ in range(30)))
+    async with http.get(f"/api/v1/shipments/{shipment.id}/tracking") as response:
+        after = response.status, response.headers.get("Retry-After")
+
+    assert {status for status, _ in answers} <= {expected, 503}
+    assert expected in {status for status, _ in answers}
+    assert after[0] == 503 and after[1]
 
 
 async def test_news_that_make_no_sense_are_refused(http: aiohttp.ClientSession, transactions: Transactions) -> None:

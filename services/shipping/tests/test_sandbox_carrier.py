@@ -52,6 +52,20 @@ async def test_another_key_is_another_parcel_with_a_number_of_its_own(office: ai
     assert await book(office) == [("book", 3, 201)] * 2
 
 
+async def where_is(http: aiohttp.ClientSession, tracking: str) -> tuple[int, Any]:
+    async with http.get(f"/parcels/{tracking}") as response:
+        return response.status, (await response.json(content_type=None)).get("status")
+
+
+async def test_it_tells_what_became_of_a_parcel(office: aiohttp.ClientSession) -> None:
+    await post(office, "/bookings", PARCEL, "b")
+    before = await where_is(office, "SC000000001")
+    await post(office, "/cancellations", PARCEL, "c")
+
+    assert [before, await where_is(office, "SC000000001")] == [(200, "accepted"), (200, "cancelled")]
+    assert await where_is(office, "SC000000002") == (404, 404)
+
+
 @pytest.mark.parametrize("path", ["/bookings", "/cancellations"])
 async def test_a_key_that_comes_back_with_another_request_is_refused(office: aiohttp.ClientSession, path: str) -> None:
     await post(office, "/bookings", PARCEL, "b")

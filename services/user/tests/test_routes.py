@@ -283,6 +283,7 @@ async def test_users_can_be_announced_again_page_by_page_as_they_are_now(
     [
         {"name": ""},
         {"name": "   "},
+        {"name": "\x1e\x85\u2003"},
         {"name": "x" * 101},
         {"name": "a NUL: \0"},
         {"name": None},

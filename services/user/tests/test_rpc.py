@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, timedelta
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,7 @@ from grpc_status import rpc_status
 from user_service.generated.user.v1 import user_pb2 as pb
 from user_service.generated.user.v1.user_pb2_grpc import UserServiceStub
 
+from covey.clock import SystemClock
 from covey.ids import new_id
 from covey.work.unit_of_work import Transactions
 
@@ -50,6 +52,19 @@ async def test_a_user_of_grpc_is_a_user_of_rest_and_back(users: UserServiceStub,
     assert (found.id, found.name, found.email, found.etag) == (other["id"], "Bob", "bob@example.org", '"1"')
     assert not found.HasField("phone")
     assert not found.HasField("age")
+
+
+async def test_a_user_says_since_when_they_are_and_are_like_this(users: UserServiceStub) -> None:
+    made_then = await made(users)
+    changed = (await users.UpdateUser(_update(made_then, name="Ada L."), timeout=10)).user
+    read = (await users.GetUser(pb.GetUserRequest(user_id=made_then.id), timeout=10)).user
+
+    opened, since = made_then.created_at.ToDatetime(UTC), changed.updated_at.ToDatetime(UTC)
+    assert timedelta(0) <= SystemClock().now() - opened < timedelta(minutes=5)
+    assert made_then.updated_at == made_then.created_at
+    assert since > opened
+    assert read == changed
+    assert changed.created_at == made_then.created_at
 
 
 async def test_nobody_unknown_is_answered_and_another_service_may_only_read(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import NewType
 from uuid import UUID
 
@@ -19,6 +20,10 @@ from covey.errors import Invalid
 UserId = NewType("UserId", UUID)
 
 MAX_NAME_LENGTH = 100
+
+NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
+"""A character that is a space in none of the dialects of patterns: OpenAPI's, pydantic's, Python's."""
+
 MAX_AGE = 150
 
 MAX_EMAIL_LENGTH = 254
@@ -33,16 +38,32 @@ LOCALE = r"^[a-z]{2}(-[A-Z]{2})?$"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Who somebody is. All of it is personal data."""
+    """Who somebody is. All of it is personal data.
+
+    `name` is how they write it. Which part of it is given and which the family's only they can tell; who has not, has
+    no parts.
+    """
 
     name: str
     email: str
     phone: str | None = None
     age: int | None = None
+    given_name: str | None = None
+    family_name: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.name.strip() or len(self.name) > MAX_NAME_LENGTH:
-            raise Invalid(f"a name has 1 to {MAX_NAME_LENGTH} characters and is not blank")
+        for name in (self.name, self.given_name, self.family_name):
+            if name is not None and (not name.strip() or len(name) > MAX_NAME_LENGTH):
+                raise Invalid(f"a name has 1 to {MAX_NAME_LENGTH} characters and is not blank")
+
+    def with_parts_of(self, present: Profile) -> Profile:
+        """Return it with the parts of the name that the present profile has, unless the name is another.
+
+        Whoever writes a name as a whole says nothing of its parts: they stay, and of a new name they would be wrong.
+        """
+        if self.name != present.name:
+            return self
+        return replace(self, given_name=present.given_name, family_name=present.family_name)
 
 
 def checked_profile(name: str, email: str, phone: str | None, age: int | None) -> Profile:
@@ -76,13 +97,25 @@ class Preferences:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When an account was opened, and when it was last changed, by the clock of the database."""
+
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class User:
-    """An open account. `version` counts its changes, so that a reader can tell an older state from a newer one."""
+    """An open account. `version` counts its changes, so that a reader can tell an older state from a newer one.
+
+    `times` are None until it is stored.
+    """
 
     id: UserId
     profile: Profile
     preferences: Preferences = Preferences()
     version: int = 1
+    times: Times | None = None
 
     def with_profile(self, profile: Profile) -> User:
         """Return the next version."""
@@ -91,6 +124,10 @@ class User:
     def with_preferences(self, preferences: Preferences) -> User:
         """Return the next version."""
         return replace(self, preferences=preferences, version=self.version + 1)
+
+    def revised(self, profile: Profile, preferences: Preferences) -> User:
+        """Return the next version, which is one for both."""
+        return replace(self, profile=profile, preferences=preferences, version=self.version + 1)
 
     def closed(self) -> Closed:
         """Return what stays of the account."""

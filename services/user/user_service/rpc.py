@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NoReturn
 from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from covey.database.pagination import MOST, Query
 from covey.errors import Conflict, Invalid, Unreadable
@@ -101,7 +104,8 @@ def _given(message: Any, field: str) -> Any:
 
 
 def _shown(user: User) -> pb.User:
-    profile = user.profile
+    profile, times = user.profile, user.times
+    assert times is not None, "it comes from the database"
     return pb.User(
         id=str(user.id),
         name=profile.name,
@@ -109,7 +113,15 @@ def _shown(user: User) -> pb.User:
         phone=profile.phone,
         age=profile.age,
         etag=entity_tag(user.version),
+        created_at=_instant(times.created_at),
+        updated_at=_instant(times.updated_at),
     )
+
+
+def _instant(at: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
 
 
 def _user_id(value: str, field: str) -> UserId:

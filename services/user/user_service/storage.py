@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -10,45 +11,50 @@ from covey.database.filters import Integer, Text
 from covey.database.pagination import Column, Listing, Query
 from covey.errors import Conflict, ConstraintViolated
 from covey.work.unit_of_work import Work
-from user_service.domain import Account, Closed, Preferences, Profile, User, UserId
+from user_service.domain import Account, Closed, Preferences, Profile, Times, User, UserId
 
 _BEFORE_ALL = UUID(int=0)
 
 _EMAIL = 'lower(email COLLATE "C")'  # the expression of the unique index
+
+_SEARCH = 'lower(name COLLATE "pg_c_utf8")'  # likewise
+_FOLDED = 'lower({}::text COLLATE "pg_c_utf8")'
 
 USERS = Listing(
     "users",
     "SELECT * FROM account WHERE closed_at IS NULL",
     key=Column("id", UUID),
     sorts={"id": ()},
-    filters={"email": f"{_EMAIL} = lower({{}})", "name": "name = {}"},
+    filters={"email": f"{_EMAIL} = lower({{}})", "name": "name = {}", "search": f"{_SEARCH} ^@ {_FOLDED}"},
     fields={"email": Text(_EMAIL, str.lower), "name": Text("name"), "age": Integer("age")},
 )
 """Open accounts."""
 
 
-async def add(work: Work, user: User) -> None:
-    """Insert a new account. Raises Conflict when another open one has its e-mail."""
-    added = await work.fetchval(
+async def add(work: Work, user: User) -> User:
+    """Insert a new account; return it with its times. Raises Conflict when another open one has its e-mail."""
+    times = await work.fetchrow(
         """
-        INSERT INTO account (id, version, name, email, phone, age, order_mail, marketing_mail, locale)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-        ON CONFLICT (lower(email COLLATE "C")) DO NOTHING RETURNING id
+        INSERT INTO account (id, version, name, email, phone, age, order_mail, marketing_mail, locale, given_name,
+            family_name, parts_of)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        ON CONFLICT (lower(email COLLATE "C")) DO NOTHING RETURNING created_at, updated_at
         """,
         *_values(user),
     )
-    if added is None:
+    if times is None:
         raise _taken()
+    return replace(user, times=Times(*times))
 
 
-async def change(work: Work, user: User) -> None:
-    """Write the new state of an open account. Raises Conflict when another open one has its e-mail."""
+async def change(work: Work, user: User) -> User:
+    """Write the new state of an open account; return it with its times. Raises Conflict as `add` does."""
     try:
-        await work.execute(
+        times = await work.fetchrow(
             """
             UPDATE account SET version = $2, name = $3, email = $4, phone = $5, age = $6, order_mail = $7,
-                marketing_mail = $8, locale = $9
-            WHERE id = $1
+                marketing_mail = $8, locale = $9, given_name = $10, family_name = $11, parts_of = $12
+            WHERE id = $1 RETURNING created_at, updated_at
             """,
             *_values(user),
         )
@@ -56,6 +62,7 @@ async def change(work: Work, user: User) -> None:
         if error.constraint != "account_email":
             raise
         raise _taken() from None  # its text quotes the e-mail
+    return replace(user, times=Times(*times))
 
 
 async def close(work: Work, closed: Closed) -> None:
@@ -63,7 +70,8 @@ async def close(work: Work, closed: Closed) -> None:
     await work.execute(
         """
         UPDATE account SET version = $2, name = NULL, email = NULL, phone = NULL, age = NULL, order_mail = false,
-            marketing_mail = false, locale = NULL, closed_at = clock_timestamp()
+            marketing_mail = false, locale = NULL, given_name = NULL, family_name = NULL, parts_of = NULL,
+            closed_at = clock_timestamp()
         WHERE id = $1
         """,
         closed.id,
@@ -106,6 +114,7 @@ def _taken() -> Conflict:
 
 def _values(user: User) -> tuple[Any, ...]:
     profile, preferences = user.profile, user.preferences
+    has_parts = profile.given_name is not None or profile.family_name is not None
     return (
         user.id,
         user.version,
@@ -116,6 +125,9 @@ def _values(user: User) -> tuple[Any, ...]:
         preferences.order_mail,
         preferences.marketing_mail,
         preferences.locale,
+        profile.given_name,
+        profile.family_name,
+        profile.name if has_parts else None,
     )
 
 
@@ -126,7 +138,8 @@ def _account(row: Any) -> Account:
 def _user(row: Any) -> User:
     return User(
         UserId(row["id"]),
-        Profile(row["name"], row["email"], row["phone"], row["age"]),
+        Profile(row["name"], row["email"], row["phone"], row["age"], row["given_name"], row["family_name"]),
         Preferences(row["order_mail"], row["marketing_mail"], row["locale"]),
         row["version"],
+        Times(row["created_at"], row["updated_at"]),
     )

@@ -20,8 +20,7 @@ Expect = Callable[[int], None]
 
 async def open_account(work: Work, profile: Profile, preferences: Preferences) -> User:
     """Open an account, and tell others. Conflict when an open one has this e-mail, whatever the case of its letters."""
-    user = User(UserId(new_id()), profile, preferences)
-    await storage.add(work, user)
+    user = await storage.add(work, User(UserId(new_id()), profile, preferences))
     work.publish(user_changed(user))
     return user
 
@@ -32,15 +31,27 @@ async def user_of(work: Work, user_id: UserId) -> User:
 
 
 async def change_profile(work: Work, user_id: UserId, expect: Expect, change: Callable[[Profile], Profile]) -> User:
-    """Change the profile, and tell others. Raises what `expect` does."""
+    """Change the profile of who writes their name as a whole, and tell others. Raises what `expect` does.
+
+    Its parts stay while the name does.
+    """
     found = await _to_change(work, user_id, expect)
-    return await _changed(work, found.with_profile(change(found.profile)))
+    profile = change(found.profile).with_parts_of(found.profile)
+    return await _changed(work, found.with_profile(profile))
 
 
-async def change_preferences(work: Work, user_id: UserId, expect: Expect, preferences: Preferences) -> User:
-    """Replace the preferences, and tell others. Raises what `expect` does."""
+async def change_preferences(
+    work: Work, user_id: UserId, expect: Expect, change: Callable[[Preferences], Preferences]
+) -> User:
+    """Change the preferences, and tell others. Raises what `expect` does."""
     found = await _to_change(work, user_id, expect)
-    return await _changed(work, found.with_preferences(preferences))
+    return await _changed(work, found.with_preferences(change(found.preferences)))
+
+
+async def revise(work: Work, user_id: UserId, expect: Expect, change: Callable[[User], User]) -> User:
+    """Change profile and preferences together, parts of the name too, and tell others. Raises what `expect` does."""
+    found = await _to_change(work, user_id, expect)
+    return await _changed(work, change(found))
 
 
 async def close_account(work: Work, user_id: UserId, expect: Expect | None = None) -> None:
@@ -72,9 +83,9 @@ async def _to_change(work: Work, user_id: UserId, expect: Expect) -> User:
 
 
 async def _changed(work: Work, user: User) -> User:
-    await storage.change(work, user)
-    work.publish(user_changed(user))
-    return user
+    stored = await storage.change(work, user)
+    work.publish(user_changed(stored))
+    return stored
 
 
 def _open(found: Account | None, user_id: UserId) -> User:

@@ -9,16 +9,15 @@ comes for the first time has missed nothing, and believes what the others do.
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass
 
 from covey.errors import ValkeyUnavailable
 from covey.valkey.client import Valkey
 from covey.valkey.connection import Connection
 from covey.valkey.script import Script
+from covey.valkey.server import life_of
 
 _JOIN = Script.beside(__name__, "join.lua")
-_LIFE = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +66,8 @@ class Sessions:
                 return present
             missed, self._tried = self._tried or not self._valkey.is_unbroken, True
             connection = self._valkey.connection
-            life = _LIFE.search(await connection.call("INFO", "server"))
-            missed = missed or life is None  # some who run Valkey for others do not tell
-            epoch = await connection.run(_JOIN, [self.epoch_key], life[1] if life else b"", int(missed))
+            life = await life_of(connection)
+            missed = missed or not life  # some who run Valkey for others do not tell
+            epoch = await connection.run(_JOIN, [self.epoch_key], life, int(missed))
             self._session = session = Session(connection, epoch)
             return session

@@ -1,4 +1,4 @@
-"""`covey dead`: messages that could not be handled."""
+"""`covey dead`: messages that could not be handled, and with `--queue` jobs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
+from covey.commands.dead_jobs import discard_job, list_jobs, replay_jobs, show_job
 from covey.commands.terminal import AsJson, run, say, state
 from covey.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from covey.messaging.dead_letters import DeadLetters
+    from covey.messaging.dead_letters import DeadLetters, Filter
 
 T = TypeVar("T")
 
 ServiceName = Annotated[str, typer.Argument(metavar="SERVICE", help="The service whose inbox it is in.")]
-LetterName = Annotated[str, typer.Argument(metavar="KEY", help="The key, or the id of the message.")]
+LetterName = Annotated[str, typer.Argument(metavar="KEY", help="The key, or the id of the message, or of the job.")]
+OfQueue = Annotated[str | None, typer.Option("--queue", help="Not messages, but jobs of this queue.")]
 OfType = Annotated[str | None, typer.Option("--type", help="Only messages of this type.")]
 InReason = Annotated[str | None, typer.Option("--reason", help="Only those with this text in the reason.")]
 
@@ -32,23 +34,36 @@ class _Command(TyperCommand):
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
-commands = typer.Typer(help="See messages that could not be handled, mend them, try them again.", no_args_is_help=True)
+commands = typer.Typer(
+    help="See messages, or jobs of a queue, that could not be handled, mend them, try them again.", no_args_is_help=True
+)
 
 
 @commands.command("list", cls=_Command, epilog="Example: covey dead list payment --type payment.capture.v1 --json")
 def dead_list(
-    service: ServiceName,
+    service: Annotated[str | None, typer.Argument(metavar="SERVICE", help="Of this service only.")] = None,
     of_type: OfType = None,
     reason: InReason = None,
+    queue: OfQueue = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the dead letters of a service, newest first, with why and how much waits behind each."""
+    """List the dead letters of a service, or of all here, newest first, with why and how much waits behind each."""
     from covey.local.dead import as_json as to_json
     from covey.local.dead import table
     from covey.messaging.dead_letters import Filter
 
-    letters = _with_dead(service, lambda dead: dead.page(limit, only=Filter(type=of_type, reason=reason)))
+    if queue is not None:
+        _require_none(of_type)
+        if service is None:
+            raise typer.BadParameter("--queue needs the name of a service, too")
+        list_jobs(service, queue, reason, limit, as_json)
+        return
+    only = Filter(type=of_type, reason=reason)
+    if service is None:
+        _list_all(limit, only, as_json, "such " if of_type or reason else "")
+        return
+    letters = _with_dead(service, lambda dead: dead.page(limit, only=only))
     if as_json:
         say(to_json(letters))
     else:
@@ -56,8 +71,11 @@ def dead_list(
 
 
 @commands.command("show", cls=_Command, epilog="Example: covey dead show payment 0197c0de-0000-7000-8000-000000000000")
-def dead_show(service: ServiceName, name: LetterName, as_json: AsJson = False) -> None:
+def dead_show(service: ServiceName, name: LetterName, queue: OfQueue = None, as_json: AsJson = False) -> None:
     """Show a dead letter whole: headers, body, what was done about it."""
+    if queue is not None:
+        show_job(service, queue, name, as_json)
+        return
     from covey.local.dead import as_json as to_json
     from covey.local.dead import page
 
@@ -97,6 +115,7 @@ def dead_replay(
     everything: Annotated[bool, typer.Option("--all", help="All that --type and --reason leave.")] = False,
     of_type: OfType = None,
     reason: InReason = None,
+    queue: OfQueue = None,
     rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="With --all: so many a second.")] = 10,
 ) -> None:
     """Have one dead letter handled again, or with --all many, oldest first. What waits behind each follows."""
@@ -104,6 +123,10 @@ def dead_replay(
 
     if (name is None) is not everything:
         raise typer.BadParameter("name one dead letter, or give --all")
+    if queue is not None:
+        _require_none(of_type)
+        replay_jobs(service, queue, name, reason, rate)
+        return
     if name is not None:
         one = name
         _with_dead(service, lambda dead: dead.replay(one))
@@ -120,11 +143,44 @@ def dead_replay(
 def dead_discard(
     service: ServiceName,
     name: LetterName,
-    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    reason: Annotated[str | None, typer.Option(help="Why; it is kept. Not for a job, which is forgotten.")] = None,
+    queue: OfQueue = None,
 ) -> None:
     """Give a dead letter up for good; what waits behind it goes on."""
-    _with_dead(service, lambda dead: dead.discard(name, reason))
+    if queue is not None:
+        if reason is not None:
+            raise typer.BadParameter("a queue keeps no --reason: a job that is discarded is forgotten")
+        discard_job(service, queue, name)
+        return
+    if reason is None:
+        raise typer.BadParameter("say why with --reason; it is kept")
+    why = reason
+    _with_dead(service, lambda dead: dead.discard(name, why))
     say("discarded")
+
+
+def _list_all(limit: int, only: Filter, as_json: bool, such: str) -> None:
+    """List those of every service of the system here: as JSON by service, for a terminal of those that have any."""
+    from covey.local.dead import as_json as to_json
+    from covey.local.dead import services_in, table
+
+    if os.environ.get("DATABASE_URL"):
+        raise typer.BadParameter("name the service whose database DATABASE_URL is the address of")
+    found = {name: _with_dead(name, lambda dead: dead.page(limit, only=only)) for name in services_in(state())}
+    if as_json:
+        say("{" + ", ".join(f'"{name}": {to_json(letters)}' for name, letters in found.items()) + "}")
+        return
+    for name, letters in found.items():
+        if letters:
+            say(f"{name}\n{table(letters)}\n")
+    none = [name for name, letters in found.items() if not letters]
+    if none:
+        say(f"no {such}dead letter in {', '.join(none)}")
+
+
+def _require_none(of_type: str | None) -> None:
+    if of_type is not None:
+        raise typer.BadParameter("jobs of a queue have no --type")
 
 
 def _none(service: str, *, filtered: bool) -> str:

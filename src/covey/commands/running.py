@@ -28,9 +28,9 @@ def up(
 ) -> None:
     """Bring the whole system up and keep it up until Ctrl-C.
 
-    Starts PostgreSQL, NATS and Valkey (unless COVEY_POSTGRES_ADMIN_URL, NATS_URL and VALKEY_URL name yours), makes a
-    database for each service, migrates it, starts every service and waits until it is ready. What dies is started
-    again; what changes on disk is reloaded. A second Ctrl-C hurries.
+    Starts PostgreSQL, the broker and Valkey (unless COVEY_POSTGRES_ADMIN_URL, NATS_URL or BROKER_URL, and VALKEY_URL
+    name yours), makes a database for each service, migrates it, starts every service and waits until it is ready. What
+    dies is started again; what changes on disk is reloaded. A second Ctrl-C hurries.
 
     With --one-process a debugger attaches once and steps through all services, and they need a third of the memory;
     what one of them blocks or crashes, it does to all.

@@ -44,12 +44,14 @@ async def ensure_database(admin_url: str, name: str, password: str) -> str:
 async def copy_database(admin_url: str, template_url: str, name: str) -> str:
     """Return the URL of a new database `name`, a copy of that of `template_url` and for its role: a few 10 ms.
 
-    Nobody may be connected to the template meanwhile.
+    Nobody may be connected to the template meanwhile. Its files are copied, which takes half as long as to log each of
+    their pages, and two checkpoints instead: this is for servers that have little to write down.
     """
     parts = urlsplit(template_url)
     template, role = unquote(parts.path[1:]), unquote(parts.username or "")
     async with _connection(admin_url) as admin:
-        await admin.execute(f"CREATE DATABASE {_quoted(name)} OWNER {_quoted(role)} TEMPLATE {_quoted(template)}")
+        source = f"TEMPLATE {_quoted(template)} STRATEGY FILE_COPY"
+        await admin.execute(f"CREATE DATABASE {_quoted(name)} OWNER {_quoted(role)} {source}")
         await admin.execute(f"REVOKE ALL ON DATABASE {_quoted(name)} FROM PUBLIC")
     return urlunsplit(parts._replace(path=f"/{quote(name, safe='')}"))
 

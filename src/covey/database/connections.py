@@ -20,6 +20,10 @@ IDLE_SECONDS = 300.0
 """A connection that nobody has needed for so long is closed, down to `keep`."""
 
 
+_TOO_LATE: Any = object()
+"""What they get in place of a connection whose wait is over."""
+
+
 class Connections:
     """Lends what `connect` opens: asyncpg's connections. For one event loop."""
 
@@ -32,8 +36,18 @@ class Connections:
         self._lent: set[Any] = set()
         self._opening = 0
         self._all_back = asyncio.Event()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._looking: asyncio.TimerHandle | None = None
         self._closed = False
+        self.exhausted = 0
+        """How many have waited in vain."""
+        self.waited: Callable[[float], object] = _forget
+        """Told for how many seconds somebody has waited, in vain or not; not of those who found one free."""
+
+    @property
+    def waiting(self) -> int:
+        """Return how many wait for a connection now."""
+        return len(self._waiting)
 
     @property
     def usage(self) -> tuple[int, int]:
@@ -64,14 +78,20 @@ class Connections:
         if len(self._lent) + self._opening < self._size:
             self._opening += 1
             return await self._opened()
+        begun = time.monotonic()
         try:
-            async with asyncio.timeout(self._wait_seconds):
-                connection = await self._turn()
-                return connection if connection is not None else await self._opened()
+            connection = await self._turn(begun)
+            if connection is not None:
+                return connection
+            async with asyncio.timeout(begun + self._wait_seconds - time.monotonic()):
+                return await self._opened()
         except TimeoutError:
+            self.exhausted += 1
             raise PoolExhausted(
                 f"no database connection became free within {self._wait_seconds:g} s", timedelta(seconds=1)
             ) from None
+        finally:
+            self.waited(time.monotonic() - begun)
 
     def give(self, connection: Any) -> None:
         """Take a connection back. One that was lost, or is in a transaction, is not lent again."""
@@ -91,6 +111,8 @@ class Connections:
         self._closed = True
         while self._waiting:
             self._vacate()  # they find the pool closed
+        if self._looking is not None:
+            self._looking.cancel()
         idle = [connection for connection, _ in self._idle]
         self._idle.clear()
         if self._lent or self._opening:
@@ -129,26 +151,47 @@ class Connections:
         self._lent.add(connection)
         return connection
 
-    async def _turn(self) -> Any:
-        """Wait for a connection, or (None) for a place in which to open one."""
-        turn: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+    async def _turn(self, begun: float) -> Any:
+        """Wait for a connection, or (None) for a place in which to open one. Raises TimeoutError when that is over."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((turn, begun + self._wait_seconds))
+        if self._looking is None:
+            self._looking = loop.call_later(self._wait_seconds, self._end_waits)
         try:
-            return await turn
+            connection = await turn
         except BaseException:
             self._forgo(turn)
             raise
+        if connection is _TOO_LATE:
+            raise TimeoutError
+        return connection
+
+    def _end_waits(self) -> None:
+        """End the waits that are over. All last equally long, so one timer does for them: that of who came first."""
+        self._looking = None
+        now = time.monotonic()
+        while self._waiting:
+            turn, ends = self._waiting[0]
+            if ends > now and not turn.done():
+                self._looking = asyncio.get_running_loop().call_later(ends - now, self._end_waits)
+                return
+            self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(_TOO_LATE)
 
     def _forgo(self, turn: asyncio.Future[Any]) -> None:
         """Pass on what came at the moment at which its taker gave up."""
         if turn.cancelled() or not turn.done():
-            with suppress(ValueError):  # whoever looked for the next has passed over it
-                self._waiting.remove(turn)
-        elif (connection := turn.result()) is not None:
-            self.give(connection)
-        else:
+            for entry in self._waiting:
+                if entry[0] is turn:  # else whoever looked for the next has passed over it
+                    self._waiting.remove(entry)
+                    break
+        elif (connection := turn.result()) is None:
             self._opening -= 1
             self._vacate()
+        elif connection is not _TOO_LATE:
+            self.give(connection)
 
     def _vacate(self) -> None:
         """Give a place that has become free to who has waited longest; it is taken before anybody else can look."""
@@ -161,7 +204,7 @@ class Connections:
     def _next(self) -> asyncio.Future[Any] | None:
         """Return the turn of who has waited longest, if somebody waits."""
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popleft()
             if not turn.done():
                 return turn
         return None
@@ -171,6 +214,10 @@ class Connections:
         if len(self._idle) + len(self._lent) > self._keep and time.monotonic() - since > IDLE_SECONDS:
             self._idle.popleft()
             oldest.terminate()
+
+
+def _forget(seconds: float) -> None:
+    """Nobody wants to know."""
 
 
 async def uncancelled(opening: asyncio.Task[Any], otherwise: Callable[[Any], None]) -> Any:

@@ -144,15 +144,17 @@ class Listing:
             raise Invalid(f"a page has 1 to {self._most} entries")
         signed_with = _Signature(self._name, sort, descending, filters, query.condition)
         after: list[Any] = []
+        key = b""
         if query.cursor is not None:
-            after = _opened(query.cursor, columns, signed_with, await _key(work))
+            key = await _key(work)
+            after = _opened(query.cursor, columns, signed_with, key)
         sql, arguments = self._sql(columns, descending, filters, query.condition, after)
         rows = await work.fetch(sql, *arguments, query.limit + 1)
         if len(rows) <= query.limit:
             return Page(rows, None)
         last = rows[query.limit - 1]
         values = [last[column.name] for column in columns]
-        return Page(rows[: query.limit], _sealed(values, columns, signed_with, await _key(work)))
+        return Page(rows[: query.limit], _sealed(values, columns, signed_with, key or await _key(work)))
 
     async def batch(self, work: Reader, ids: Sequence[Any]) -> list[Any]:
         """Return the rows with these keys in the order of the keys; one that is not there is left out, also twice."""

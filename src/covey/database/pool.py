@@ -8,24 +8,29 @@ and refuses the statements whose effect would outlive it (covey.work.lasting).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
-import asyncpg
-
+from covey.database import pipeline
 from covey.database.connections import Connections, uncancelled
 from covey.database.errors import translated
-from covey.errors import ConfigurationError
+from covey.errors import ConfigurationError, DatabaseUnavailable
+from covey.telemetry.metrics import Metrics
 
 Connection = Any  # asyncpg's connections carry no types; `Work` is the typed surface.
 
 # Beside the pool a process holds: roles, relay and its vacuum, saga timers, readiness, workers, an ingest for each
 # stream.
 ENGINE_CONNECTIONS = 12
+
+_REFUSED_SECONDS = (0.1, 0.3)
+"""So long after a refusal the next attempt is made, by chance: not all processes at the same time."""
 
 _MALFORMED = (
     "the database's URL (DATABASE_URL) must read like postgresql://role:password@host:port/database;"
@@ -52,9 +57,13 @@ class PoolOptions:
     application: str = "covey"
 
 
+# What the server has without what it keeps for others, and what role and database may have. Only from PostgreSQL 16 on
+# there is the second of the reserves, for a role that we do not assume.
 _CONNECTIONS_GRANTED = """
-SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
-             (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user))
+SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                 - coalesce(current_setting('reserved_connections', true)::int, 0),
+             (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+             (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
 """
 
 
@@ -67,6 +76,9 @@ class Database:
         self._pool = Connections(
             self._connect_for_pool, options.size, min(2, options.size), options.wait.total_seconds()
         )
+        self._refusal = ""
+        self._trying = False
+        self._try_again = 0.0
         self._for_checks = Connections(self._connect_for_pool, 1, 0, options.wait.total_seconds())
 
     @classmethod
@@ -107,6 +119,27 @@ class Database:
         """Return how many pooled connections are open, and how many of these are idle."""
         return self._pool.usage
 
+    def observe(self, metrics: Metrics) -> None:
+        """Show the pool: its size, what of it is open, in use and idle, who waits, for how long, and in vain."""
+        pool, size = self._pool, float(self._options.size)
+        metrics.observe("covey_pool_size", "How many database connections the pool may have", lambda: {(): size})
+        metrics.observe("covey_pool_connections", "Database connections of the pool", self._connections, ("state",))
+        metrics.observe("covey_pool_waiting", "Work that waits for a connection", lambda: {(): float(pool.waiting)})
+        waits = metrics.histogram(
+            "covey_pool_wait_seconds", "How long work has waited for a connection when none was free"
+        )
+        pool.waited = waits.observe
+        metrics.observe(
+            "covey_pool_exhausted_total",
+            "Work that has waited for a connection in vain",
+            lambda: {(): float(pool.exhausted)},
+            kind="counter",
+        )
+
+    def _connections(self) -> Mapping[tuple[str, ...], float]:
+        opened, idle = self._pool.usage
+        return {("open",): float(opened), ("active",): float(opened - idle), ("idle",): float(idle)}
+
     async def check(self) -> None:
         """Raise unless the database answers; for readiness.
 
@@ -117,18 +150,36 @@ class Database:
                 await connection.fetchval("SELECT 1")
 
     async def _connect_for_pool(self) -> Connection:
-        return await self._connect(min(self._options.connect_timeout, self._options.wait), {})
+        """Open one. While the server refuses, one at a time finds out whether it is back, a few times a second.
+
+        All others are refused at once: each attempt costs the server a process, which one that recovers has not got.
+        """
+        if self._refusal and (self._trying or time.monotonic() < self._try_again):
+            raise DatabaseUnavailable(f"the database could not be reached a moment ago: {self._refusal}")
+        self._trying = True
+        try:
+            connection = await self._connect(min(self._options.connect_timeout, self._options.wait), {})
+        except DatabaseUnavailable as error:
+            self._refusal = str(error)
+            self._try_again = time.monotonic() + random.uniform(*_REFUSED_SECONDS)
+            raise
+        finally:
+            self._trying = False
+        self._refusal = ""
+        return connection
 
     async def _connect(self, within: timedelta, server_settings: dict[str, str]) -> Connection:
         try:
             with translated():
-                return await asyncpg.connect(
+                return await pipeline.connect(
                     self._url,
                     timeout=within.total_seconds(),
                     command_timeout=_command_seconds(self._options),
                     server_settings=_server_settings(self._options) | server_settings,
+                    # Or connections to what is a standby since a failover would be lent for as long as they last.
+                    target_session_attrs="read-write",
                 )
-        except ValueError:  # of urllib or int(), which quote what they could not read: a part of the password, say
+        except (ValueError, OverflowError):  # of urllib or int(), which quote what they could not read: a password, say
             raise ConfigurationError(_MALFORMED) from None
 
     async def _check_size(self) -> None:

@@ -19,7 +19,7 @@ from covey.errors import (
     Conflict,
     CoveyError,
     DeadlineExceeded,
-    Defect,
+    DependencyTooSlow,
     DependencyUnavailable,
     Forbidden,
     Invalid,
@@ -30,6 +30,7 @@ from covey.errors import (
     Unreadable,
 )
 from covey.meanings import MEANINGS, cause_of, meaning_of
+from covey.resilience.policy import NotOffered, TriedAlready
 from covey.telemetry.redaction import redact_text
 from covey.work.idempotency import InProgress, KeyReused
 
@@ -43,8 +44,12 @@ _MOST_TEXT = 500
 _MOST_VIOLATION_TEXT = 200
 _RETRY_AFTER = timedelta(seconds=1)
 
-_BY_REASON: dict[str, type[Rejected]] = {
-    MEANINGS[kind].reason: kind for kind in (Rejected, Unreadable, Invalid, KeyReused, Conflict, InProgress, TooLarge)
+_BY_REASON: dict[str, type[CoveyError]] = {
+    **{
+        MEANINGS[kind].reason: kind
+        for kind in (Rejected, Unreadable, Invalid, KeyReused, Conflict, InProgress, TooLarge)
+    },
+    **{MEANINGS[kind].reason: TriedAlready for kind in (DependencyUnavailable, DependencyTooSlow)},
 }
 _BY_CODE: dict[grpc.StatusCode, type[CoveyError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: Invalid,
@@ -56,7 +61,7 @@ _BY_CODE: dict[grpc.StatusCode, type[CoveyError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: Conflict,
     grpc.StatusCode.ABORTED: Conflict,
     grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
-    grpc.StatusCode.UNIMPLEMENTED: Defect,
+    grpc.StatusCode.UNIMPLEMENTED: NotOffered,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 """What a code means when it is not covey that says it. Any other: the outcome is unknown."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.types import Scope
 
 from covey.http.arguments import validator
-from covey.http.sendable import require_response
+from covey.http.sendable import SEEN, require_response
 
 
 def are_plain(found: RouteContext) -> bool:
@@ -41,7 +41,9 @@ class Answers:
         }
         if self._field is not None:
             self._validate = validator(self._field)
-            self._dump = partial(self._field._type_adapter.dump_json, **self._options)
+            adapter = self._field._type_adapter
+            dump = adapter.serializer.to_json if adapter.pydantic_complete else adapter.dump_json
+            self._dump = partial(dump, **self._options)
 
     async def of(self, scope: Scope, arguments: dict[str, Any]) -> Response:
         """Run the endpoint and return its answer, ready to be sent.
@@ -51,12 +53,13 @@ class Answers:
         """
         response = await self._response(scope, arguments)
         require_response(response, scope["method"])
+        scope[SEEN] = response.raw_headers
         return response
 
     async def _response(self, scope: Scope, arguments: dict[str, Any]) -> Response:
         given = None
         if self._parameter is not None:
-            arguments[self._parameter] = given = _blank()
+            arguments[self._parameter] = given = _Blank()
         result = await self._endpoint(**arguments)
         if isinstance(result, Response):
             return result
@@ -65,7 +68,7 @@ class Answers:
         if not is_body_allowed_for_status_code(status):
             response.body = b""
         if given is not None:
-            response.headers.raw.extend(given.headers.raw)
+            response.raw_headers.extend(given.raw_headers)
         return response
 
     async def _made(self, result: Any, status: int, scope: Scope) -> Response:
@@ -77,7 +80,7 @@ class Answers:
             content = None
         if content is None:
             content = await self._refused(result, scope)
-        return Response(content, status, media_type="application/json")
+        return _Json(content, status)
 
     async def _refused(self, result: Any, scope: Scope) -> Any:
         """Have FastAPI say what is wrong with a result."""
@@ -88,9 +91,25 @@ class Answers:
         )
 
 
-def _blank() -> Response:
-    """Return what an endpoint sets headers and a status on that asks for a `Response`."""
-    response = Response()
-    del response.headers["content-length"]
-    response.status_code = None  # type: ignore[assignment]  # none was set
-    return response
+class _Blank(Response):
+    """What an endpoint sets headers and a status on that asks for a `Response`: without any until then."""
+
+    def __init__(self) -> None:
+        self.raw_headers = []
+        self.status_code = None  # type: ignore[assignment]  # none was set
+        self.background = None
+        self.body = b""
+
+
+class _Json(Response):
+    """JSON, with the head that starlette would make for it."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: bytes, status: int) -> None:
+        self.body = content
+        self.status_code = status
+        self.background = None
+        has_length = status >= 200 and status not in (204, 304)
+        kind = (b"content-type", b"application/json")
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), kind] if has_length else [kind]

@@ -11,12 +11,15 @@ from starlette.types import Receive, Scope, Send
 
 from covey.clock import Clock, SystemClock
 from covey.http.edge import Edge, HttpOptions
+from covey.http.internal import internal
 from covey.http.limits import Limits
+from covey.http.links import add_links
 from covey.http.probes import probes
 from covey.http.problems import RESPONSES, SCHEMA
 from covey.http.routes import Routes
 from covey.http.versioning import Deprecated
 from covey.resilience.load_shedding import LoadShedder
+from covey.resilience.targets import Targets
 from covey.security.access import terms_of
 from covey.security.principal import Verifier
 from covey.telemetry.health import Readiness
@@ -48,10 +51,13 @@ def application(
     deprecated: Mapping[int, Deprecated] | None = None,
     verifier: Verifier | None = None,
     limits: Limits | None = None,
+    targets: Targets | None = None,
     options: HttpOptions | None = None,
     clock: Clock | None = None,
 ) -> Application:
     """Return the application of a service: its routers, `/health`, `/ready`, `/metrics` and `/openapi.json`.
+
+    With `targets`, which it calls, also `/internal/resilience`.
 
     `transactions` is where routes' `Transaction` begins; `state` becomes `request.app.state`. `deprecated` says which
     versions of its API will end. `verifier` knows who asks; without one all routes are open. `limits` counts the
@@ -60,6 +66,9 @@ def application(
     """
     api = _bare(service, version, deprecated)
     api.include_router(probes(telemetry.metrics, readiness))
+    if targets is not None:
+        targets.observe(telemetry.metrics)
+        api.include_router(internal(targets))
     for router in routers:
         api.include_router(router)
     for name, value in {**(state or {}), "transactions": transactions}.items():
@@ -118,7 +127,7 @@ def _bare(service: str, version: str, deprecated: Mapping[int, Deprecated] | Non
 
 
 class _Api(FastAPI):
-    """FastAPI whose OpenAPI document knows the problem details, and which versions will end."""
+    """FastAPI whose OpenAPI document knows the problem details, which versions will end, and what leads where."""
 
     def __init__(self, ending: Mapping[int, Deprecated], **options: Any) -> None:
         super().__init__(**options)
@@ -132,9 +141,10 @@ class _Api(FastAPI):
         for found in iter_route_contexts(self.routes):
             for operation in _operations(document, found):
                 if found.endpoint is not None and terms_of(found.endpoint).public:
-                    operation["security"] = [{}]
+                    operation["security"] = [{"bearer": []}, {}]  # a token is welcome, and a wrong one refused
                 if str(found.path_format).startswith(self._ending):
                     operation["deprecated"] = True
+        add_links(document)
         return document
 
 

@@ -72,7 +72,9 @@ class Arguments:
 
 def validator(field: ModelField) -> Callable[[Any], Any]:
     """Return the function with which FastAPI validates a field, without the description of what is wrong."""
-    return partial(field._type_adapter.validate_python, from_attributes=True)
+    adapter = field._type_adapter
+    complete = adapter.validator if adapter.pydantic_complete else adapter  # which is looked at anew each time
+    return partial(complete.validate_python, from_attributes=True)
 
 
 class _Parameter:

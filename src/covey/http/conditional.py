@@ -28,10 +28,16 @@ from covey.errors import Rejected
 
 IfMatch = Annotated[
     str | None,
-    Header(alias="If-Match", max_length=1_000, description="The ETag that was read: 412 when another is current."),
+    Header(
+        alias="If-Match",
+        max_length=1_000,
+        description="The ETag that was read, 412 when another is current; or `*`, whatever it is.",
+        examples=["*"],
+    ),
 ]
 """The parameter of a route that changes something; for `require_match`."""
 
+_TAGGED = frozenset({b"etag", b"cache-control"})
 _TAGS = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
@@ -50,8 +56,10 @@ def entity_tag(version: int, form: str = "") -> str:
 
 def tag(response: Response, version: int, form: str = "") -> None:
     """Give an answer its entity tag. A cache may keep it, the caller's own, and asks before each use."""
-    response.headers["ETag"] = entity_tag(version, form)
-    response.headers["Cache-Control"] = "private, no-cache"
+    head = response.raw_headers
+    if head:
+        head[:] = [(name, value) for name, value in head if name.lower() not in _TAGGED]
+    head += [(b"etag", entity_tag(version, form).encode("latin-1")), (b"cache-control", b"private, no-cache")]
 
 
 def require_match(given: str | None, version: int, form: str = "") -> None:

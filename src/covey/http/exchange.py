@@ -12,7 +12,7 @@ from covey import context
 from covey.http.conditional import is_known
 from covey.http.problems import CONTENT_TYPE, Problem
 from covey.http.routes import MORE, template_of
-from covey.http.sendable import require_head
+from covey.http.sendable import SEEN, require_head
 from covey.http.versioning import FORM
 from covey.telemetry.redaction import redact_text
 from covey.telemetry.rendering import Line
@@ -55,10 +55,12 @@ class Exchange:
         An answer that the caller has already, by its entity tag, becomes 304 without a body.
         """
         if message["type"] == "http.response.start":
-            headers = [*message.get("headers", ()), *self.scope.get(MORE, ())]
+            given = message.get("headers", ())
+            headers = [*given, *self.scope.get(MORE, ())]
             if FORM in self.scope:
                 headers = _negotiated(headers, self.scope[FORM])
-            require_head(message["status"], headers)
+            if given is not self.scope.get(SEEN):
+                require_head(message["status"], headers)
             if self.timeout is not None and not self.timeout.expired():
                 self.timeout.reschedule(None)  # an answer that has begun may end
             headers.append((b"x-correlation-id", self.context.correlation_id.encode()))

@@ -39,14 +39,15 @@ METHODS = frozenset({"POST", "PATCH"})
 """The methods that are not idempotent by themselves (RFC 9110, section 9.2.2)."""
 
 # The draft's quoted string, or the bare word that most clients send.
-_KEY = re.compile(r'"(?P<quoted>[A-Za-z0-9._~:/+=-]{1,255})"|(?P<bare>[A-Za-z0-9._~:/+=-]{1,255})')
+_WORD = "[A-Za-z0-9._~:/+=-]{1,255}"
+_KEY = re.compile(f'"(?P<quoted>{_WORD})"|(?P<bare>{_WORD})')
 
 _PARAMETER = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
     "description": "Names this request, so that sending it again has no second effect and gets the same answer.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+    "schema": {"type": "string", "pattern": f'^("{_WORD}"|{_WORD})$'},
 }
 # Cookies are secrets, and the others are the server's to say.
 _NOT_KEPT = frozenset({"content-length", "set-cookie", "date", "connection"})

@@ -17,7 +17,7 @@ clients share one count.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from math import ceil
 from typing import Any, TypeVar, get_args
@@ -54,10 +54,26 @@ class Quotas:
     limits: tuple[tuple[str, RateLimit], ...]
     but_not: str | None
     when_away: WhenAway
+    _policy: Header = field(init=False)
+
+    def __post_init__(self) -> None:
+        policy = (f'"{name}";q={limit.most};w={int(limit.span.total_seconds())}' for name, limit in self.limits)
+        object.__setattr__(self, "_policy", (b"ratelimit-policy", ", ".join(policy).encode()))
 
     def about(self, subject: Principal | None) -> bool:
         """Tell whether this caller is counted."""
         return subject is None or self.but_not is None or self.but_not not in subject.roles
+
+    def told(self, verdict: Verdict) -> list[Header]:
+        """Return the quotas, and what is left of each until when; nothing when nobody counts."""
+        uses = verdict.uses
+        if not uses:
+            return []
+        state = [
+            f'"{name}";r={use.left};t={-(-use.full_after_us // 1_000_000)}'
+            for (name, _), use in zip(self.limits, uses, strict=True)
+        ]
+        return [self._policy, (b"ratelimit", ", ".join(state).encode())]
 
 
 def limited(*limits: str, but_not: str | None = None, when_away: WhenAway = "local") -> Callable[[F], F]:
@@ -90,28 +106,18 @@ class Limits:
         self._limiters = {mode: RateLimiter(valkey, prefix, mode) for mode in modes}
 
     async def take(self, scope: Scope, route: str, quotas: Quotas, principal: Principal | None) -> list[Header]:
-        """Count a request of this route, and return what its answer has to tell.
+        """Count a request of the route of this template, and return what its answer has to tell.
 
         Raises RateLimited, its quotas noted, and ValkeyUnavailable where the route is closed without Valkey.
         """
         subject = principal.subject if principal else _ANONYMOUS + _address(scope)
-        limits = [(f"{route}:{name}", limit) for name, limit in quotas.limits]
+        limits = [(f"{scope['method']} {route}:{name}", limit) for name, limit in quotas.limits]
         verdict = await self._limiters[quotas.when_away].take(subject, limits)
-        told = _told([name for name, _ in quotas.limits], verdict)
+        told = quotas.told(verdict)
         if not verdict.admitted:
             seconds = ceil(verdict.retry_after.total_seconds())
             raise RateLimited(f"too many requests: try again in {seconds} s", verdict.retry_after, told)
         return told
-
-
-def _told(names: Sequence[str], verdict: Verdict) -> list[Header]:
-    """Return the quotas, and what is left of each until when; nothing when nobody counts."""
-    if not verdict.uses:
-        return []
-    pairs = list(zip(names, verdict.uses, strict=True))
-    policy = ", ".join(f'"{name}";q={use.limit.most};w={int(use.limit.span.total_seconds())}' for name, use in pairs)
-    state = ", ".join(f'"{name}";r={use.left};t={ceil(use.full_after.total_seconds())}' for name, use in pairs)
-    return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode())]
 
 
 def _address(scope: Scope) -> str:

@@ -6,6 +6,7 @@ the caller nothing but a correlation id; what it was goes into the log, once.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,9 +160,25 @@ def _rule(found: Mapping[str, Any]) -> dict[str, str]:
     return {
         "in": str(place),
         "pointer": _pointer(path),
-        "what": str(found["msg"]).removeprefix("Value error, "),
+        "what": _in_json(str(found["msg"]).removeprefix("Value error, ")),
         "rule": str(found["type"]),
     }
+
+
+def _in_json(text: str) -> str:
+    """Return what a rule asks for in the words of JSON: who sent the body knows nothing of Python's collections."""
+    for python, json in _WORDS.items():
+        text = re.sub(python, json, text)
+    return text
+
+
+_WORDS = {
+    r"^(Tuple|List|Set|Frozenset) ": "Array ",
+    r"^Dictionary ": "Object ",
+    r" a valid (tuple|list|set|frozenset)$": " an array",
+    r" a valid dictionary( or (object to extract fields from|instance of \w+))?$": " an object",
+    r" after validation\b": "",
+}
 
 
 def _pointer(path: Iterable[str | int]) -> str:

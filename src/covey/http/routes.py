@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,9 +18,10 @@ from fastapi import FastAPI
 from fastapi._compat import field_annotation_is_scalar
 from fastapi._compat.shared import field_annotation_is_scalar_sequence
 from fastapi.dependencies.models import Dependant
-from fastapi.params import Form
+from fastapi.params import Body, Form
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
+from starlette.convertors import StringConvertor
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +30,7 @@ from covey import context
 from covey.errors import Invalid
 from covey.http import answers, patience
 from covey.http.access import caller, principal_in
+from covey.http.arguments import HEADERS
 from covey.http.direct import direct
 from covey.http.limits import Limits, Quotas, quotas_of
 from covey.http.sendable import sendable
@@ -65,6 +67,7 @@ class _Route:
     template: str
     pattern: re.Pattern[str]
     converters: dict[str, Any]
+    """Those that make something else of the text in the path."""
     methods: frozenset[str]
     app: ASGIApp
     original: APIRoute
@@ -73,6 +76,8 @@ class _Route:
     quotas: Quotas | None
     priority: Priority | None
     takes_form: bool
+    media_type: str | None
+    """What a body has to be sent as; None: as JSON of any kind, or as a form."""
     is_json: bool
     parameters: frozenset[str] | None
     """What may be in the query; None: the route reads it by itself."""
@@ -80,6 +85,9 @@ class _Route:
 
 class Routes:
     """An ASGI application that hands a request to the first route of `api` that matches path and method.
+
+    An address that is written out (`/users/announcements`) is no value of a template (`/users/{user_id}`), whichever
+    comes first: so OpenAPI reads them, and so 405 and `Allow` are of the one that is meant.
 
     It takes the place of FastAPI's middleware: errors leave it as exceptions. Raises DefinitionError for a version that
     is said to end and that no route has.
@@ -103,6 +111,7 @@ class Routes:
         self._deprecated = deprecated or {}
         self._versions = Versions([], {})
         self._table: list[_Route | _Other] = []
+        self._fixed: dict[str, list[_Route | _Other]] = {}
         if deprecated:
             self._flatten()  # so that one that there is not is found at the start
 
@@ -135,15 +144,17 @@ class Routes:
             principal = await principal_in(scope, self._verifier)
             (route.terms if route else self._terms_elsewhere(scope, principal)).admit(principal)
         if route is not None and route.quotas is not None and route.quotas.about(principal):
-            told = await self._limits.take(scope, f"{scope['method']} {route.template}", route.quotas, principal)
-            scope[MORE] = [*scope.get(MORE, ()), *told]
+            told = await self._limits.take(scope, route.template, route.quotas, principal)
+            scope[MORE] = [*scope[MORE], *told] if MORE in scope else told
         if principal is None:
             await self._answer(route, scope, receive, send)
             return
-        with context.use(replace(context.current(), principal=principal.subject)):
+        with context.use(context.current().on_behalf_of(principal.subject)):
             await self._answer(route, scope, receive, send)
 
     async def _answer(self, route: _Route | None, scope: Scope, receive: Receive, send: Send) -> None:
+        if route is not None and route.media_type is not None:
+            _require_media_type(scope, route.media_type)
         if route is not None and not route.takes_form:
             scope["fastapi_middleware_astack"] = _NO_FILES
             await route.app(scope, receive, send)
@@ -157,7 +168,7 @@ class Routes:
         table = self._table or self._flatten()
         path, method = self._versions.path(scope, get_route_path(scope)), scope["method"]
         others: list[_Route] = []
-        for route in table:
+        for route in self._fixed.get(path, table):
             if (found := route.pattern.match(path)) is None:
                 continue
             if isinstance(route, _Other):
@@ -190,7 +201,12 @@ class Routes:
         self._table = [_flat(found, self._short) for found in iter_route_contexts(self._api.routes)]
         templates = [route.template for route in self._table if isinstance(route, _Route)]
         self._versions = Versions(templates, self._deprecated)
+        self._fixed = {template: self._of(template) for template in templates if "{" not in template}
         return self._table
+
+    def _of(self, template: str) -> list[_Route | _Other]:
+        """Return the routes of an address that is written out, and what may stand before them."""
+        return [route for route in self._table if not isinstance(route, _Route) or route.template == template]
 
     def _entered(self, scope: Scope, route: _Route, found: re.Match[str]) -> _Route:
         scope["endpoint"] = route.endpoint
@@ -199,9 +215,10 @@ class Routes:
         more = self._versions.headers(route.template)
         if more is not None:
             scope[MORE] = more
-        values = found.groupdict()
+        scope["path_params"] = values = found.groupdict()
         try:
-            scope["path_params"] = {name: route.converters[name].convert(value) for name, value in values.items()}
+            for name, converter in route.converters.items():
+                values[name] = converter.convert(values[name])
         except ValueError:  # a number of more digits than Python reads
             raise HTTPException(404) from None
         if route.is_json:
@@ -240,6 +257,20 @@ def _require_known(query: bytes, parameters: frozenset[str]) -> None:
         raise Invalid(f"the query may have {', '.join(sorted(parameters - {PARAMETER})) or 'no parameters'}", errors)
 
 
+def _require_media_type(scope: Scope, media_type: str) -> None:
+    """Raise HTTPException 415 for a body of another kind, saying which is right (RFC 9110, 15.5.16; RFC 5789, 2.2)."""
+    given: bytes = scope[HEADERS].get(b"content-type", b"")
+    if given.partition(b";")[0].strip().lower() != media_type.encode():
+        names = ("Accept", "Accept-Patch") if scope["method"] == "PATCH" else ("Accept",)
+        raise HTTPException(415, f"send it with Content-Type: {media_type}", dict.fromkeys(names, media_type))
+
+
+def _media_type(found: RouteContext) -> str | None:
+    """Return the dialect of JSON that a route reads, which no other says; raw bytes are taken whatever they are."""
+    info = found.body_field.field_info if found.body_field is not None else None
+    return info.media_type if type(info) is Body and info.media_type.endswith("+json") else None
+
+
 def _allowed(routes: Sequence[_Route]) -> str:
     return ", ".join(sorted({method for route in routes for method in route.methods}))
 
@@ -254,7 +285,7 @@ def _flat(found: RouteContext, short: bool) -> _Route | _Other:
     return _Route(
         template=found.path_format,
         pattern=found.path_regex,
-        converters=found.param_convertors,
+        converters={n: made for n, made in found.param_convertors.items() if type(made) is not StringConvertor},
         methods=methods | {"HEAD"} if "GET" in methods else methods,
         app=direct(found, fastapi) if short else fastapi,
         original=original,
@@ -263,6 +294,7 @@ def _flat(found: RouteContext, short: bool) -> _Route | _Other:
         quotas=quotas_of(found.endpoint),
         priority=priority_of(found.endpoint),
         takes_form=found.body_field is not None and isinstance(found.body_field.field_info, Form),
+        media_type=_media_type(found),
         is_json=answers.are_plain(found),
         parameters=_parameters(found.dependant),
     )

@@ -1,27 +1,37 @@
 """What of an answer a server can send: the rest must be found while its transaction can still be rolled back.
 
-A server finds a line break in a header (RFC 9110, section 5.5) only when it writes the head. By then the work is
-committed, and all that is left is to cut the connection: the client learns neither that it was done nor what is wrong.
+A server finds a line break in a header (RFC 9110, section 5.5) only when it writes the head, and that a file is missing
+only when it sends it. By then the work is committed, and all that is left is to cut the connection, or to say 500 of
+what was done: the client learns neither that it was done nor what is wrong.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+import string
 from collections.abc import Iterable
+from pathlib import Path
 
 from fastapi._body_limit import wrap_app_with_body_limit
 from fastapi.routing import RouteContext, _effective_route_context_var, request_response
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp
 
 from covey.errors import Defect
 
-_NO_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
+_TOKEN = b"!#$%&'*+.^_`|~-0123456789" + string.ascii_letters.encode()
+_NO_TOKEN = re.compile(b"[^" + re.escape(_TOKEN) + b"]")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NO_CONTROL = _CONTROL.sub(b"", bytes(range(256)))
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _MOST_DIGITS = 18
 _WITHOUT_BODY = frozenset({204, 304})
+
+SEEN = "covey.seen_headers"
+"""Where the scope of a request has the headers of its answer, once they have been looked through."""
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -47,6 +57,8 @@ def require_response(response: Response, method: str) -> None:
     """Raise Unsendable for a response that would break off; how long a streamed one becomes nobody knows yet."""
     require_head(response.status_code, response.raw_headers)
     length = _length_of(response.raw_headers)
+    if isinstance(response, FileResponse):
+        _require_file(response, length)
     if type(response).__call__ is not Response.__call__ or method == "HEAD":
         return
     size = len(response.body)
@@ -54,6 +66,20 @@ def require_response(response: Response, method: str) -> None:
         raise Unsendable(f"the answer has a body of {size} bytes, and the status {response.status_code} allows none")
     if length is not None and length != size:
         raise Unsendable(f"the answer has a Content-Length of {length} and a body of {size} bytes")
+
+
+def _require_file(response: FileResponse, length: int | None) -> None:
+    """Raise Unsendable where there is no file to send. That it means 404 is for the route to say, beforehand."""
+    try:
+        found = Path(response.path).stat()  # starlette, which would ask in a thread, now need not
+    except OSError as error:
+        raise Unsendable(f"the answer is the file {str(response.path)!r}: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode) or not os.access(response.path, os.R_OK):
+        raise Unsendable(f"the answer is {str(response.path)!r}, which is no file that can be read")
+    if length is not None and length != found.st_size:
+        raise Unsendable(f"the answer has a Content-Length of {length} and a file of {found.st_size} bytes")
+    response.stat_result = found
+    response.set_stat_headers(found)
 
 
 def sendable(found: RouteContext) -> ASGIApp:
@@ -75,7 +101,7 @@ def sendable(found: RouteContext) -> ASGIApp:
 
 def _length_of(headers: RawHeaders) -> int | None:
     """Return what the headers say of the body's length. Raises Unsendable where no client could rely on it."""
-    framing = [(name.lower(), value) for name, value in headers if name.lower() in _FRAMING]
+    framing = [(lower, value) for name, value in headers if (lower := name.lower()) in _FRAMING]
     if len(framing) > 1:  # as when the headers of another server are passed on; many clients refuse that
         raise Unsendable("the answer says more than once, by Content-Length or Transfer-Encoding, where it ends")
     for name, value in framing:
@@ -87,6 +113,10 @@ def _length_of(headers: RawHeaders) -> int | None:
 
 
 def _is_clean(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Tell in two searches, whatever the number of headers, that there is nothing to look for."""
-    names, values = [name for name, _ in headers], [value for _, value in headers]
-    return all(names) and not _NO_TOKEN.search(b"".join(names)) and not _CONTROL.search(b"".join(values))
+    """Tell in two passes, whatever the number of headers, that there is nothing to look for."""
+    if not headers:
+        return True
+    names, values = zip(*headers, strict=True)
+    return (
+        all(names) and not b"".join(names).translate(None, _TOKEN) and not b"".join(values).translate(None, _NO_CONTROL)
+    )

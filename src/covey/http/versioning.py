@@ -54,7 +54,7 @@ class Deprecated:
     link: str
 
     def __post_init__(self) -> None:
-        if self.sunset <= self.since or not self.link.isascii():
+        if self.sunset <= self.since or not (self.link.isascii() and self.link.isprintable()):
             raise DefinitionError(f"a version cannot end like this: {self}")
 
     def headers(self) -> list[tuple[bytes, bytes]]:

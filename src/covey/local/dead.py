@@ -44,9 +44,9 @@ def table(letters: list[DeadLetter]) -> str:
     lines = [("KEY", "TYPE", "SINCE", "TRIED", "BEHIND", "REASON")]
     for one in letters:
         since = f"{one.since:%Y-%m-%d %H:%M:%S}"
-        reason = _visible(one.reason)
+        reason = visible(one.reason)
         short = reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"
-        lines.append((_visible(one.key), _visible(one.type), since, str(one.attempts), str(one.behind), short))
+        lines.append((visible(one.key), visible(one.type), since, str(one.attempts), str(one.behind), short))
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     return "\n".join(
         "  ".join([*(text.ljust(width) for text, width in zip(line[:5], widths, strict=True)), line[5]])
@@ -67,9 +67,9 @@ def page(whole: Whole, service: str) -> str:
     }
     if letter.expires is not None:
         facts["expires"] = f"{letter.expires}: then nobody waits for it any more"
-    lines = [f"{name:8} {_visible(value)}" for name, value in facts.items()]
-    lines += ["headers", *(f"  {_visible(name)}: {_visible(value)}" for name, value in whole.headers.items())]
-    lines += ["body", *(f"  {_visible(line)}" for line in readable(whole.body).splitlines())]
+    lines = [f"{name:8} {visible(value)}" for name, value in facts.items()]
+    lines += ["headers", *(f"  {visible(name)}: {visible(value)}" for name, value in whole.headers.items())]
+    lines += ["body", *(f"  {visible(line)}" for line in readable(whole.body).splitlines())]
     lines += ["history", *(f"  {entry.at}  {entry.what}{_about(entry)}" for entry in whole.history)]
     lines.append(f"next: covey dead replay|edit|discard {service} {letter.id}")
     return "\n".join(lines)
@@ -77,8 +77,8 @@ def page(whole: Whole, service: str) -> str:
 
 def _about(entry: Entry) -> str:
     if entry.old_body is not None:
-        return f"  it was {_visible(entry.old_body.decode(errors='replace'))}"
-    return f"  {_visible(entry.reason)}" if entry.reason else ""
+        return f"  it was {visible(entry.old_body.decode(errors='replace'))}"
+    return f"  {visible(entry.reason)}" if entry.reason else ""
 
 
 def _counted(number: int, what: str) -> str:
@@ -118,10 +118,21 @@ def _database_url(service: str, state: Path, environment: Mapping[str, str]) -> 
     file = environment_file(state, service)
     url = read_environment(state, service).get("DATABASE_URL") if file.is_file() else None
     if url is None:
-        known = sorted(path.stem for path in file.parent.glob("*.env")) if file.parent.is_dir() else []
+        known = _known(state)
         hint = f"the services here are {', '.join(known)}" if known else "`covey up` starts the system"
         raise ConfigurationError(f"the database of {service!r} is not known: {hint}; or set DATABASE_URL")
     return url
+
+
+def services_in(state: Path) -> list[str]:
+    """Return the services of the system here. Raises ConfigurationError when it is not up, and left no databases."""
+    if not (known := _known(state)):
+        raise ConfigurationError("no service is known here: `covey up` starts the system; or name one")
+    return known
+
+
+def _known(state: Path) -> list[str]:
+    return sorted(file.stem for file in environment_file(state, "").parent.glob("*.env"))
 
 
 def _plain(value: object) -> object:
@@ -132,6 +143,6 @@ def _plain(value: object) -> object:
     raise TypeError(type(value).__name__)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Show what a terminal would obey: a message's texts come from elsewhere."""
     return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)

@@ -29,7 +29,7 @@ async def migrate_system(root: Path, environment: Mapping[str, str]) -> dict[str
 async def _migrate_stopped(system: System, folder: Path, environment: Mapping[str, str]) -> dict[str, list[str]]:
     state = await open_state(folder)
     try:
-        backing = await start_backing(state, EngineOptions(), environment)
+        backing = await start_backing(state, system.engine_names, EngineOptions(), environment)
         urls = await make_databases(system, state, backing.addresses.postgres_admin_url)
         applied = await migrate_databases(system, urls)
         for engine in backing.embedded.values():

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from covey.local.launcher import write_atomically
 
 _FILE = "home.json"
-_DATA = ("postgres", "nats", "valkey", "data")
+_DATA = ("postgres", "nats", "valkey", "streams", "data")
 _OF_THE_ORIGINAL = ("processes/*.json", "env/*.env", "ports.json", "status.json")
 _SERVER = "postgres/cluster/data/postmaster.pid"
 _OUTSIDE = "postgres/elsewhere"

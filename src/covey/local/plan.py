@@ -18,7 +18,7 @@ Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 """Given the name of a process and what it would be told, returns what it is told instead."""
 
 _GIVEN_BY_COVEY = (
-    *("DATABASE_URL", "NATS_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL", "COVEY_SERVICE"),
+    *("DATABASE_URL", "NATS_URL", "BROKER_URL", "VALKEY_URL", "REDIS_URL", "COVEY_POSTGRES_ADMIN_URL", "COVEY_SERVICE"),
     "DEVELOPMENT_KEY",
 )
 
@@ -88,11 +88,15 @@ class Plan:
             "COVEY_SERVICE": member.entry,
             "COVEY_REPLICA": str(member.replica),
             "DATABASE_URL": self.database_urls[member.entry],
-            "NATS_URL": self.addresses.nats_url,
+            **self._broker(),
             "VALKEY_URL": self.addresses.valkey_url,
             "DEVELOPMENT_KEY": self.development_key,
         }
         return basics | backing | own
+
+    def _broker(self) -> dict[str, str]:
+        addresses = self.addresses
+        return {"NATS_URL": addresses.nats_url} if addresses.nats_url else {"BROKER_URL": addresses.streams_url}
 
     def program(self, member: Member, told: Mapping[str, str]) -> Program:
         """Return the program of that member, told this."""

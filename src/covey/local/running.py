@@ -262,10 +262,14 @@ async def running_system(root: Path, options: UpOptions | None = None) -> AsyncI
             await folder.close()
 
 
+def _engine_options(system: System) -> EngineOptions:
+    engines = system.engines
+    return EngineOptions(nats_sync_interval=engines.nats.sync_interval, streams_appendfsync=engines.streams.appendfsync)
+
+
 async def _with_engines(system: System, folder: StateFolder, options: UpOptions) -> RunningSystem:
     members = members_of(system, options.replicas, folder.port)
-    engine_options = EngineOptions(nats_sync_interval=system.engines.nats.sync_interval)
-    backing = await start_backing(folder, engine_options, options.environment)
+    backing = await start_backing(folder, system.engine_names, _engine_options(system), options.environment)
     database_urls = await make_databases(system, folder, backing.addresses.postgres_admin_url)
     await migrate_databases(system, database_urls)
     plan = Plan(

@@ -171,10 +171,20 @@ def log_of(path: Path, name: str) -> Path:
     return path / "logs" / f"{name}.log"
 
 
-def tail_of(path: Path, name: str, lines: int = 8) -> str:
-    """Return the last lines that a process wrote, indented; empty when it wrote none."""
+def log_size(path: Path, name: str) -> int:
+    """Return how many bytes there are in the log of a process."""
     try:
-        written = log_of(path, name).read_text(errors="replace").splitlines()
+        return log_of(path, name).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def tail_of(path: Path, name: str, lines: int = 8, after: int = 0) -> str:
+    """Return the last lines that a process wrote after so many bytes of its log, indented; empty when it wrote none."""
+    try:
+        with log_of(path, name).open("rb") as log:
+            log.seek(after)
+            written = log.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
     return "\n".join(f"  {line}" for line in written[-lines:])

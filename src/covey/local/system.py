@@ -2,6 +2,7 @@
 
     [system]
     name = "shop"                       # prefix of its streams and databases
+    broker = "nats"                     # or "valkey": what carries its messages
 
     [services.order]                    # started as `python -m order_service`
     path = "services/order"             # default: services/<name>
@@ -14,6 +15,9 @@
 
     [engines.nats]
     sync_interval = "always"            # what JetStream acknowledges is on the disk
+
+    [engines.streams]                   # the Valkey of broker = "valkey", beside the one for caches and limits
+    appendfsync = "always"              # what it confirms is on the disk
 
     [processes.mail-sink]               # one that speaks more than HTTP
     command = "python -m mail_sink"
@@ -37,11 +41,12 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from covey.errors import ConfigurationError
+from covey.local.engines.embedded import EVERY, NAMES, STREAMS
 from covey.local.mistakes import explain, line_of
 
 FILE = "covey.toml"
@@ -52,7 +57,7 @@ ONE_PROCESS = "services"
 """The name of the process that runs all services, where one does."""
 SERVICE_PORTS = ("grpc",)
 """The further ports of every service: told as GRPC_PORT, whether or not it listens there."""
-_RESERVED = {"postgres": "an engine", "nats": "an engine", "valkey": "an engine", ONE_PROCESS: "all of them together"}
+_RESERVED = {**dict.fromkeys(EVERY, "an engine"), ONE_PROCESS: "all of them together"}
 
 _SHARED = "its folder is that of services.{}, {}, and so would be its migrations and contracts: give each its own"
 
@@ -83,6 +88,7 @@ class _Entry(BaseModel):
 
 class _System(_Entry):
     name: Name
+    broker: Literal["nats", "valkey"] = "nats"
 
 
 class ServiceEntry(_Entry):
@@ -121,8 +127,17 @@ class NatsEntry(_Entry):
     sync_interval: Annotated[str, StringConstraints(pattern=_SPAN)] = "always"
 
 
+class StreamsEntry(_Entry):
+    """How the embedded Valkey server runs that is a broker. With "everysec" readers are asked after each start of it
+    whether they accept that history may be lost.
+    """
+
+    appendfsync: Literal["always", "everysec"] = "always"
+
+
 class _Engines(_Entry):
     nats: NatsEntry = NatsEntry()
+    streams: StreamsEntry = StreamsEntry()
 
 
 class DemoEntry(_Entry):
@@ -152,6 +167,11 @@ class System(_Entry):
     def name(self) -> str:
         """Return the name of the system."""
         return self.system.name
+
+    @property
+    def engine_names(self) -> tuple[str, ...]:
+        """Return the engines that it needs: one of them is its broker."""
+        return NAMES if self.system.broker == "nats" else tuple(STREAMS if name == "nats" else name for name in NAMES)
 
     def folder(self, name: str) -> Path:
         """Return the folder that holds the code of a service or process."""
@@ -228,6 +248,8 @@ def _model_at(table: tuple[str, ...]) -> type[BaseModel]:
             return ServiceEntry
         case ("processes", _):
             return ProcessEntry
+        case ("engines", "streams"):
+            return StreamsEntry
         case ("engines", _):
             return NatsEntry
         case ("engines",):

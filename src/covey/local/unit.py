@@ -13,11 +13,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from signal import Signals
+from textwrap import indent
 
 from covey.errors import CoveyError, Unavailable
+from covey.local.logs import for_people
 from covey.local.processes import Process
 from covey.local.program import Program, until_up
-from covey.local.state import StateFolder, tail_of
+from covey.local.state import StateFolder, log_size, tail_of
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -85,6 +87,7 @@ class Unit:
         self._released = asyncio.Event()
         self._released.set()
         self._hurried = False
+        self._earlier = 0  # so much of its log is not of the attempt that was begun last
 
     @property
     def url(self) -> str:
@@ -181,6 +184,7 @@ class Unit:
         try:
             if process is None:
                 self._folder.check()
+                self._earlier = log_size(self._folder.path, self.name)
                 process = self._folder.spawn(await asyncio.to_thread(self.program.prepare))
         except (CoveyError, OSError) as error:
             return str(error)
@@ -197,8 +201,9 @@ class Unit:
         self._announce(self)
 
     def _failed(self, why: str) -> StartFailed:
-        log = tail_of(self._folder.path, self.name, lines=20)
-        return StartFailed(f"{self.name} does not start: {why}; its log ends:\n{log}")
+        log = tail_of(self._folder.path, self.name, lines=20, after=self._earlier)
+        shown = "\n".join(for_people(line.strip(), colours=False) for line in log.splitlines())
+        return StartFailed(f"{self.name} does not start: {why}; its log ends:\n{indent(shown, '  ')}")
 
 
 def _pause(failures: int) -> float:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 
-from covey.local.engines.embedded import NAMES
+from covey.local.engines.embedded import EVERY
 from covey.local.origin import copied
 from covey.local.reload import reload_on_change, watch_system_file
 from covey.local.running import RunningSystem, UpOptions, running_system
@@ -87,7 +87,7 @@ class Foreground:
         if self._work.cancelling():
             self._say("hurrying")
             for unit in self._units.values():
-                if unit.name not in NAMES:  # an engine stops in order, its data matters
+                if unit.name not in EVERY:  # an engine stops in order, its data matters
                     unit.hurry()
         else:
             self._is_up = False

@@ -15,7 +15,7 @@ from covey.messaging.delivery import Received, received_delivery
 from covey.messaging.handling import Handling
 from covey.messaging.options import LANES
 from covey.messaging.router import External, Router
-from covey.work.unit_of_work import Resources, Work, begin, call_all, commit
+from covey.work.unit_of_work import Resources, Work, begin, call_all
 
 
 class AtOnce:
@@ -66,8 +66,6 @@ class AtOnce:
             if len(batch.handled) != len(batch.deliveries):
                 raise Contention("the turn has too much to publish")
             await batch.work.finish(alone)
-            if connection.is_in_transaction():
-                await commit(connection)
         except BaseException as error:
             self._careful.add(received.stream)
             await self._ends.undo(connection, batch)

@@ -72,6 +72,15 @@ class Ends:
         self._calls.give_back(batch.places)
         await roll_back(connection)
 
+    async def commit(self, batch: Batch) -> None:
+        """Write what is left and commit. If that fails the keys of its calls may be held for calls that never begin."""
+        try:
+            await batch.work.finish()
+        except BaseException:
+            for call in batch.calls:
+                self._calls.forgo(call)
+            raise
+
     def after_commit(self, batch: Batch) -> None:
         """Tell what has happened, and begin the calls to the outside."""
         batch.work.end()

@@ -52,19 +52,29 @@ class Extent:
 
     `incarnation` tells apart the streams that have had this name: it stays for as long as the stream exists, and one
     that was deleted and made again has another. A sequence means nothing without it.
+
+    `gaps` are sequences that hold nothing any more and never will again, as `(after, upto)`, `upto` included: where a
+    broker may have lost what it had handed out, it goes on behind one.
     """
 
     first: int
     last: int
     incarnation: str = field(default="", compare=False)
+    gaps: tuple[tuple[int, int], ...] = field(default=(), compare=False)
 
     def continues(self, position: int) -> bool:
         """Tell whether a reader that has read this stream up to `position` can go on here and miss nothing.
 
-        It cannot when later messages were dropped, nor when the stream ends before `position`: then it has lost what
-        it had, or was restored. Both are HistoryLost, which the caller raises, as it does for another incarnation.
+        It cannot when later messages were dropped, nor when what it has read is `lost`. Both are HistoryLost, which the
+        caller raises, as it does for another incarnation.
         """
-        return self.first - 1 <= position <= self.last
+        return self.first - 1 <= position and not self.lost(position)
+
+    def lost(self, position: int) -> bool:
+        """Tell whether the stream no longer reaches up to `position`, or did not once: it has lost what it had handed
+        out, or was restored.
+        """
+        return position > self.last or any(after < position <= upto for after, upto in self.gaps)
 
 
 class Reader(Protocol):
@@ -85,7 +95,8 @@ class Reader(Protocol):
         Messages of one sequence come together, be they more than that: a position stands behind all of them.
         Raises BrokerUnavailable when the connection or the stream is lost or a message was missed; open a new reader
         then.
-        Cancelling it loses nothing. One task at a time may wait.
+        Cancelling it loses nothing. One task at a time may wait. Who calls it again says that what it returned before
+        is stored: a backend may drop that now.
         """
         ...
 

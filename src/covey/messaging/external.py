@@ -1,7 +1,8 @@
 """Calls to the outside, between the transaction of their intent and that of their result.
 
 Crash points. Before the intent commits: nothing was asked. After it: the key is held under this process's number;
-when the process is gone another gives the key back at once, and the call is repeated with the same key. After
+when the process is gone another gives the key back at once, and the call is repeated with the same key. A commit of
+which nobody knows, because the database went away in it: the process lives, so it gives the key back itself. After
 the answer: see covey.messaging.recording.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from covey.context import use
 from covey.errors import CoveyError, DependencyUnavailable
 from covey.messaging.call import Call
 from covey.messaging.ending import end
-from covey.messaging.failure import judge, leaked
+from covey.messaging.failure import Failure, judge, leaked
 from covey.messaging.observation import Observation
 from covey.messaging.options import MessagingOptions
 from covey.messaging.recording import Recording
@@ -76,10 +77,11 @@ class Calls:
 
     def start(self, call: Call) -> asyncio.Task[None]:
         """Begin a call whose intent is committed."""
-        task = asyncio.create_task(self._run(call), name=f"call {call.delivery.envelope.type}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._keep(self._run(call), f"call {call.delivery.envelope.type}")
+
+    def forgo(self, call: Call) -> None:
+        """Give the key of a call that does not begin back, as soon as the database can say whether it is held."""
+        self._keep(self._give_key_back(call), f"no call {call.delivery.envelope.type}")
 
     async def drain(self) -> None:
         """Wait for the calls under way."""
@@ -90,6 +92,22 @@ class Calls:
         """Stop waiting for the calls under way; another process will repeat them with the same keys."""
         await end(self._tasks)
         await self._recording.abandon()
+
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _give_key_back(self, call: Call) -> None:
+        until = time.monotonic() + call.lease.total_seconds()
+        delivery = call.delivery
+        failure = Failure(delivery, "nobody knows whether its intent was committed", timedelta(0), delivery.attempts)
+        try:
+            if await self._recording.failure(call, failure, until):
+                self._wake()
+        except CoveyError as error:  # its lease runs out, which does the same
+            log.warning("key_not_given_back", message_type=delivery.envelope.type, error=str(error))
 
     async def _run(self, call: Call) -> None:
         context, until = call.delivery.context(), time.monotonic() + call.lease.total_seconds()

@@ -135,9 +135,10 @@ class Ingest:
                 f"holds messages from {extent.first} on, and this service has read up to {position}:"
                 " what lies between has outlived the stream's retention"
             )
-        if position > extent.last:
+        if extent.lost(position):
+            end = next((after for after, upto in extent.gaps if position <= upto), extent.last)
             raise self._lost(
-                f"ends at {extent.last}, and this service has read up to {position}: the broker has lost messages"
+                f"ends at {end}, and this service has read up to {position}: the broker has lost messages"
                 " that it had confirmed"
             )
         self._observation.history_lost.pop(self.stream, None)

@@ -13,8 +13,9 @@ from datetime import timedelta
 from typing import Any, assert_never
 
 from covey.clock import Clock, SystemClock
+from covey.database.errors import translated
 from covey.database.pool import Database
-from covey.errors import DefinitionError, Unavailable
+from covey.errors import ConfigurationError, DefinitionError, Unavailable
 from covey.message import is_service, stream_of
 from covey.messaging.broker import Broker, Topic, name_of
 from covey.messaging.ending import end
@@ -62,6 +63,7 @@ class Messaging:
         self.observation = Observation(telemetry, service, database)
         self.transactions = Transactions(database, service, clock, self.committed)
         self._service = service
+        self._database = database
         self._engines = {
             id(entry.raw): entry.raw for entry in router.table.values() if isinstance(entry, Engine)
         }.values()
@@ -89,8 +91,9 @@ class Messaging:
         """Move messages while the block runs; at its end finish what was begun, for at most `drain`.
 
         The number under which this process calls the outside is locked before the first turn, so that no other
-        process takes its calls for abandoned.
+        process takes its calls for abandoned. Raises ConfigurationError for a database without covey's tables.
         """
+        await self._require_tables()
         await self._ensure_stream()
         async with asyncio.TaskGroup() as tasks:
             roles = tasks.create_task(self._roles.run(), name="roles")
@@ -140,6 +143,20 @@ class Messaging:
                 await self._roles.notify(CHANNEL)
         finally:
             self._announcing = None
+
+    async def _require_tables(self) -> None:
+        """Refuse to begin without them; while the database is away nobody knows, and the roles wait for it."""
+        try:
+            async with self._database.acquire() as connection:
+                with translated():
+                    found = await connection.fetchval("SELECT to_regclass('covey.process')")
+        except Unavailable:
+            return
+        if found is None:
+            raise ConfigurationError(
+                f"the database of {self._service} has no tables of covey: migrate it first, with `covey migrate`, or"
+                " with migrate() of covey.database.migrations"
+            )
 
     async def _ensure_stream(self) -> None:
         """Make the service's own stream at start when the broker is there; the roles see to it when it is not."""

@@ -43,12 +43,7 @@ class Observation:
         self._parked = metrics.counter(
             "covey_messages_set_aside_total", "Failed messages whose keys wait", ("type", "state")
         )
-        metrics.observe(
-            "covey_pool_connections",
-            "Database connections of the pool",
-            lambda: {("open",): float(database.usage[0]), ("idle",): float(database.usage[1])},
-            ("state",),
-        )
+        database.observe(metrics)
 
     def handling(self, delivery: Delivery, context: Context) -> Consuming:
         """See one message handled, as a block, in a span that continues its sender's trace."""

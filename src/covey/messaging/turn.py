@@ -29,7 +29,7 @@ from covey.messaging.handling import Handling, Leave
 from covey.messaging.observation import Observation
 from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import Router
-from covey.work.unit_of_work import Resources, Work, begin, commit
+from covey.work.unit_of_work import Resources, Work, begin
 
 _LOOK = "SELECT * FROM covey.look()"
 _TAKE = "SELECT * FROM covey.take($1, $2, $3)"
@@ -163,8 +163,7 @@ class Turns:
                 await self._handling.all_of(connection, batch, failures, leave)
                 for delivery in batch.handled:
                     finish(batch.work, delivery)
-                await batch.work.flush()
-                await commit(connection)
+                await self._ends.commit(batch)
             except Failed as failed:
                 await self._ends.undo(connection, batch)
                 failures[failed.failure.delivery.envelope.key] = failed.failure

@@ -5,8 +5,9 @@ window, and only when there were enough of them: five failures among thousands o
 few probes are let through, never more at a time than are needed to close it again.
 
 A call belongs to the state that let it through: its outcome counts there or nowhere. So an answer that took its time
-neither closes a breaker that has opened since, nor opens one that has closed. Outcomes are three: success, failure, and
-what says nothing of whom was asked (a mistake of the caller, a cancellation), which counts neither way.
+neither closes a breaker that has opened since, nor opens one that has closed. Outcomes are three: success, which is any
+answer of one who is there, also that a request is refused; failure; and what says nothing of whom was asked (a mistake
+made before anybody was asked, a cancellation), which counts neither way: a probe that ends so gives its place back.
 """
 
 from __future__ import annotations
@@ -54,27 +55,34 @@ class Closed:
     """Calls pass, and their outcomes are counted by slices of the window."""
 
     name: Name = "closed"
-    __slots__ = ("_failed", "_now", "_slice", "_slices", "_succeeded", "_width", "failures", "successes")
+    __slots__ = ("_ends", "_failed", "_now", "_slice", "_slices", "_succeeded", "_width", "failures", "successes")
 
     def __init__(self, options: BreakerOptions, now: Callable[[], float]) -> None:
         self._now = now
         self._width = options.window.total_seconds() / _SLICES
         self._slice = int(now() / self._width)
+        self._ends = (self._slice + 1) * self._width
         self._succeeded = self._failed = 0  # in the present slice
         self._slices: deque[tuple[int, int, int]] = deque()  # those before it: number, successes, failures
         self.successes = self.failures = 0
 
-    def count(self, succeeded: int, failed: int) -> None:
-        """Count outcomes, and forget those that have left the window."""
-        number = int(self._now() / self._width)
-        if number != self._slice:
-            self._turn(number)
-        self._succeeded += succeeded
-        self._failed += failed
-        self.successes += succeeded
-        self.failures += failed
+    def count_success(self) -> None:
+        """Count one, and forget those that have left the window."""
+        if self._now() >= self._ends:
+            self._turn()
+        self._succeeded += 1
+        self.successes += 1
 
-    def _turn(self, number: int) -> None:
+    def count_failure(self) -> None:
+        """Count one, and forget those that have left the window."""
+        if self._now() >= self._ends:
+            self._turn()
+        self._failed += 1
+        self.failures += 1
+
+    def _turn(self) -> None:
+        number = int(self._now() / self._width)
+        self._ends = (number + 1) * self._width
         self._slices.append((self._slice, self._succeeded, self._failed))
         self._slice, self._succeeded, self._failed = number, 0, 0
         while self._slices and self._slices[0][0] <= number - _SLICES:
@@ -139,9 +147,9 @@ class CircuitBreaker:
         return state
 
     def succeeded(self, entered: State) -> None:
-        """Say that a call had an answer."""
+        """Say that a call had an answer, if only that it is refused."""
         if isinstance(entered, Closed):
-            entered.count(1, 0)  # one that has been left since is nobody's any more
+            entered.count_success()  # one that has been left since is nobody's any more
         elif isinstance(entered, HalfOpen):
             entered.under_way -= 1
             entered.successes += 1
@@ -151,7 +159,7 @@ class CircuitBreaker:
     def failed(self, entered: State) -> None:
         """Say that a call had no answer, or one that says the target is in trouble."""
         if isinstance(entered, Closed):
-            entered.count(0, 1)
+            entered.count_failure()
             total = entered.successes + entered.failures
             if total < self._options.minimum or entered.failures < self._options.failure_rate * total:
                 return

@@ -15,7 +15,7 @@ from covey.ids import new_id
 from covey.message import Envelope
 from covey.messaging.delivery import IN_REPLY_TO
 from covey.work.inbox import enqueue
-from covey.work.unit_of_work import Transactions, begin, commit
+from covey.work.unit_of_work import Transactions, Work, begin
 
 PERIOD_SECONDS = 0.25
 
@@ -44,8 +44,9 @@ class SagaTimers:
     async def fire(self, connection: Connection) -> int:
         """Turn what is due into messages; return how many. After an error the connection is of no use any more."""
         service = self._transactions.service
+        work = Work(connection, service, self._transactions.clock)
         await begin(connection)
-        async with self._transactions.joined(connection) as work:
+        try:
             due = await work.fetch(_DUE, BATCH)
             for saga_id, waiting, now in due:
                 headers = {IN_REPLY_TO: str(waiting)} if waiting else {}
@@ -63,5 +64,7 @@ class SagaTimers:
                         headers=headers,
                     ),
                 )
-        await commit(connection)
+            await work.finish()
+        finally:
+            work.end()
         return len(due)

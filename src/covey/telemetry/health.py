@@ -43,6 +43,7 @@ class Readiness:
         self._state = "starting"
         self._running: asyncio.Task[Report] | None = None
         self._known: tuple[float, Report] | None = None
+        self._at_drain: list[Callable[[], None]] = []
 
     def add(self, name: str, check: Check, timeout: timedelta = timedelta(seconds=1)) -> None:
         """Add a check: it returns when all is well, and raises or takes longer than `timeout` when not."""
@@ -53,9 +54,15 @@ class Readiness:
         """Say that start-up is over: from now on the checks decide."""
         self._state = "ok"
 
+    def at_drain(self, call: Callable[[], None]) -> None:
+        """Have this called once the process is about to stop: for what would otherwise go on. It must not fail."""
+        self._at_drain.append(call)
+
     def drain(self) -> None:
         """Say that this process is about to stop: it is not ready any more, at once and for good."""
         self._state = "draining"
+        for call in self._at_drain:
+            call()
 
     async def report(self) -> Report:
         """Return the outcome of the checks, not older than half a second."""

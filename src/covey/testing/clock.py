@@ -31,6 +31,10 @@ class FakeClock:
         """Return the present instant of this clock."""
         return self._start + self._elapsed
 
+    def set_wall(self, by: timedelta) -> None:
+        """Set the wall clock on or back, as an administrator or a server of time does: no time passes."""
+        self._start += by
+
     def monotonic(self) -> float:
         """Return the seconds that were advanced so far."""
         return self._elapsed.total_seconds()

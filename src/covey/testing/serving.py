@@ -22,7 +22,8 @@ async def serving(app: Any, *, lifespan: bool = False) -> AsyncIterator[str]:
     With `lifespan` the application is told of its start and end, as Starlette and FastAPI apps of their own expect;
     that of a covey service needs no telling. Requests under way at the end of the block have a second to finish.
     """
-    with socket.socket() as listening:
+    # asyncio turns Nagle's algorithm off only where the protocol is said; with it an answer in two parts takes 40 ms.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             app, lifespan="on" if lifespan else "off", log_config=None, access_log=False, timeout_graceful_shutdown=1

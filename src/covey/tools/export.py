@@ -20,6 +20,8 @@ from covey.local.processes import Launch
 from covey.local.system import System
 
 FOLDER = "contracts"
+RELEASED = f"{FOLDER}/released"
+"""What was published by the last release, laid out as `contracts` is; what is in `proto` there is here without it."""
 
 _NOBODY = 9
 """The port of the discard service, on which nobody listens: composing a service must connect to nothing."""
@@ -66,6 +68,28 @@ def write(exported: Iterable[Exported]) -> None:
         if one.difference is not None:
             one.file.parent.mkdir(exist_ok=True)
             write_atomically(one.file, as_text(one.document), mode=0o666)  # as any file: umask decides
+
+
+def release(system: System, services: Iterable[str]) -> list[Path]:
+    """Have what these services publish now be their last release, and return the files that were others before.
+
+    Contracts that were published and are no more leave the release, too.
+    """
+    changed = []
+    for service in services:
+        own, released = system.folder(service) / FOLDER, system.folder(service) / RELEASED
+        documents = {name: own / name for name in ("asyncapi.json", "openapi.json")}
+        protos = {str(file.relative_to(own / "proto")): file for file in (own / "proto").rglob("*.proto")}
+        for name, file in {**documents, **protos}.items():
+            was = released / name
+            if not was.is_file() or was.read_bytes() != file.read_bytes():
+                was.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(was, file.read_text(), mode=0o666)
+                changed.append(was)
+        for gone in [file for file in released.rglob("*.proto") if str(file.relative_to(released)) not in protos]:
+            gone.unlink()
+            changed.append(gone)
+    return changed
 
 
 def table(exported: Sequence[Exported], *, written: bool) -> str:

@@ -30,6 +30,8 @@ class Side:
         schema = self.schema
         if not isinstance(schema, dict):
             return [self]
+        if "allOf" in schema:
+            return replace(self, schema=self._merged(schema)).choices()
         for union in ("anyOf", "oneOf"):
             if union in schema:
                 return [choice for branch in schema[union] for choice in self.at(branch).choices()]
@@ -40,6 +42,16 @@ class Side:
     def values_apart(self) -> list[Side]:
         """Return it once for each value of its enumeration, for the branches of a union may have a value each."""
         return [replace(self, schema={"const": value}) for value in _values(self) or []] or [self]
+
+    def _merged(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return a schema and all that it has to be besides (`allOf`) as one."""
+        merged = {name: part for name, part in schema.items() if name != "allOf"}
+        for branch in schema.get("allOf", []):
+            part = self._merged(self.at(branch).schema)
+            fields = {**part.get("properties", {}), **merged.get("properties", {})}
+            required = [*part.get("required", []), *merged.get("required", [])]
+            merged = {**part, **merged, **({"properties": fields, "required": required} if fields else {})}
+        return merged
 
     def _target(self, reference: str) -> Any:
         found: Any = self.document
@@ -172,13 +184,21 @@ def _values(side: Side) -> list[Any] | None:
 
 
 def _type(side: Side) -> str:
-    """Return the type of a schema; of one that names none that of its values, if they are of one."""
+    """Return the type of a schema; of one that names none that of its values, if they are of one, or of its parts."""
     if not isinstance(side.schema, dict):
         return ""
+    if "type" not in side.schema:
+        for kind, parts in _PARTS.items():
+            if not parts.isdisjoint(side.schema):
+                return kind
     named = {_NAMES.get(type(value), "") for value in _values(side) or []}
     return str(side.schema.get("type") or (named.pop() if len(named) == 1 else ""))
 
 
+_PARTS = {
+    "object": {"properties", "required", "additionalProperties"},
+    "array": {"items", "prefixItems"},
+}
 _NAMES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 

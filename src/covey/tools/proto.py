@@ -18,10 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from covey.errors import ConfigurationError, CoveyError
 from covey.local.system import System, find_root, read_system
 from covey.tools.export import FOLDER
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 PUBLISHED = f"{FOLDER}/proto"
 READ = f"{FOLDER}/reads"
@@ -65,6 +69,16 @@ def generate(tree: Tree) -> dict[Path, bytes]:
     return {**written, **{package / "__init__.py": b"" for package in packages}}
 
 
+def compiled(root: Path) -> FileDescriptorSet:
+    """Return what the `.proto` files of a folder say, each after what it imports. Raises ConfigurationError."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    with TemporaryDirectory() as folder:
+        found = Path(folder) / "all"
+        _run_protoc(root, f"--proto_path={root}", "--include_imports", f"--descriptor_set_out={found}")
+        return FileDescriptorSet.FromString(found.read_bytes())
+
+
 def drifted(system: System) -> list[Path]:
     """Return the files that are not what the contracts say, among them those that nothing makes any more."""
     wanted = {file: content for tree in trees(system) for file, content in generate(tree).items()}
@@ -87,22 +101,26 @@ def write(system: System) -> None:
 
 
 def _protoc(tree: Tree, into: Path) -> None:
-    files = sorted(str(file) for file in tree.root.rglob("*.proto"))
+    _run_protoc(
+        tree.root,
+        f"--proto_path={tree.module}/{GENERATED}={tree.root}",
+        *(f"--{plugin}_out={into}" for plugin in ("python", "grpc_python", "mypy")),
+        f"--mypy_grpc_out=only_async:{into}",
+    )
+
+
+def _run_protoc(root: Path, *options: str) -> None:
+    files = sorted(str(file) for file in root.rglob("*.proto"))
     beside = Path(sys.executable).parent  # where the plugins are that protoc looks for on the PATH
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={tree.module}/{GENERATED}={tree.root}"),
-            *(f"--{plugin}_out={into}" for plugin in ("python", "grpc_python", "mypy")),
-            f"--mypy_grpc_out=only_async:{into}",
-            *files,
-        ],
+        [sys.executable, "-m", "grpc_tools.protoc", *options, *files],
         env={**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise ConfigurationError(f"{tree.root} cannot be compiled:\n{done.stderr.strip()}")
+        raise ConfigurationError(f"{root} cannot be compiled:\n{done.stderr.strip()}")
 
 
 def _finished(tree: Tree, content: bytes) -> bytes:

@@ -13,8 +13,9 @@ from typing import Any
 
 from covey.errors import ConfigurationError, CoveyError, ValkeyUnavailable
 from covey.valkey.address import Address, address_of
-from covey.valkey.connection import Connection, Part
+from covey.valkey.connection import Connection
 from covey.valkey.script import Script
+from covey.valkey.together import Part
 
 _PAUSE_CAP_SECONDS = 2.0
 
@@ -84,6 +85,10 @@ class Valkey:
     async def run(self, script: Script, keys: Sequence[str], *arguments: Part) -> Any:
         """Run a script with these keys and arguments. See `Connection.run`."""
         return await self.connection.run(script, keys, *arguments)
+
+    def ask(self, script: Script, keys: Sequence[str], *arguments: Part) -> Awaitable[list[Any]]:
+        """Ask a script together with all who ask it in this tick. See `Connection.ask`."""
+        return self.connection.ask(script, keys, *arguments)
 
     @asynccontextmanager
     async def connected(self, answer: timedelta) -> AsyncIterator[Connection]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import hiredis
@@ -20,9 +20,7 @@ import hiredis
 from covey.errors import ConfigurationError, ValkeyRefused, ValkeyUnavailable
 from covey.valkey.address import Address
 from covey.valkey.script import Script
-
-Part = str | bytes | int | float
-"""A part of a command."""
+from covey.valkey.together import MOST_KEYS, Answer, Part, Together
 
 MOST_WAITING = 20_000
 """So many commands may wait for their answers; who comes then is refused, or a frozen server would fill the memory."""
@@ -49,11 +47,14 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._outgoing: list[bytes] = []
+        self._waiting: deque[Answer] = deque()
+        self._waiting_besides = 0  # those who wait together with another
+        self._outgoing: list[bytes | Together] = []
+        self._open: dict[tuple[Part, ...], Together] = {}
         self._heard = 0.0
         self._overdue = False
         self._watch: asyncio.TimerHandle | None = None
+        self._heard_push: Callable[[list[Any]], None] | None = None
 
     @classmethod
     async def open(cls, address: Address, name: str, seconds: float) -> Self:
@@ -91,18 +92,30 @@ class Connection(asyncio.Protocol):
         Raises, or the future does, ValkeyUnavailable when the outcome is unknown or the server cannot now, and
         ValkeyRefused when it takes the command for wrong. A caller that is cancelled takes nothing back.
         """
-        if self.lost.is_set():
-            raise ValkeyUnavailable(f"Valkey at {self._address}: {self.problem}")
-        if len(self._waiting) >= MOST_WAITING:
-            raise ValkeyUnavailable(f"Valkey at {self._address} is behind: {MOST_WAITING:,} commands wait for it")
+        self._require_room()
         answer: asyncio.Future[Any] = self._loop.create_future()
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub takes one part only
-        if not self._waiting:
-            self._heard = self._loop.time()
-            self._look_later()
-        self._waiting.append(answer)
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub takes one part only
+        self._send(packed, answer)
+        return answer
+
+    def ask(self, script: Script, keys: Sequence[str], *arguments: Part) -> asyncio.Future[list[Any]]:
+        """Ask a script together with all who ask it in this tick with as many keys, one or more, and these arguments.
+
+        The future has one part of the script's answer for each key: see `together.py` for what the script has to be.
+        It raises what `call` does. What is wrong with one question fails all that are asked with it.
+        """
+        self._require_room()
+        encoded = [key.encode() for key in keys]
+        answer: asyncio.Future[list[Any]] = self._loop.create_future()
+        kind = (script.sha, len(keys), *arguments)
+        together = self._open.get(kind)
+        if together is None or len(together.keys) >= MOST_KEYS:
+            self._open[kind] = together = Together(script, arguments, self._send_together)
+            together.add(encoded, answer)
+            self._send_together(together)
+        else:
+            together.add(encoded, answer)
+            self._waiting_besides += 1
         return answer
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: Part) -> Any:
@@ -113,6 +126,15 @@ class Connection(asyncio.Protocol):
             if refused.code != "NOSCRIPT":
                 raise
         return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
+
+    def subscribe(self, channel: str, heard: Callable[[list[Any]], None]) -> None:
+        """Have the server push what is published in a channel; `heard` is called with each push, that it begins first.
+
+        One channel, on a connection of one's own.
+        """
+        self._heard_push = heard
+        if self._transport is not None:
+            self._transport.write(hiredis.pack_command(("SUBSCRIBE", channel)))  # type: ignore[arg-type]  # as in `call`
 
     def answer_within(self, seconds: float) -> None:
         """Allow the server to be silent for so long from now on."""
@@ -133,6 +155,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._outgoing.clear()
+        self._open.clear()
         for answer in self._waiting:
             if not answer.done():
                 answer.set_exception(ValkeyUnavailable(f"Valkey at {self._address}: {problem}; {_UNKNOWN}"))
@@ -161,11 +184,15 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, reply: Any) -> None:
         if isinstance(reply, hiredis.PushNotification):
-            return  # nobody here has asked for any
+            if self._heard_push is not None:
+                self._heard_push(list(reply))
+            return
         if not self._waiting:
             self.lose("an answer came to nothing that was asked")
             return
         answer = self._waiting.popleft()
+        if isinstance(answer, Together):
+            self._waiting_besides -= len(answer.answers) - 1
         if answer.done():  # its caller was cancelled
             return
         if isinstance(reply, hiredis.ReplyError):
@@ -173,9 +200,31 @@ class Connection(asyncio.Protocol):
         else:
             answer.set_result(reply)
 
+    def _require_room(self) -> None:
+        if self.lost.is_set():
+            raise ValkeyUnavailable(f"Valkey at {self._address}: {self.problem}")
+        if len(self._waiting) + self._waiting_besides >= MOST_WAITING:
+            raise ValkeyUnavailable(f"Valkey at {self._address} is behind: {MOST_WAITING:,} commands wait for it")
+
+    def _send(self, command: bytes | Together, answer: Answer) -> None:
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(command)
+        if not self._waiting:
+            self._heard = self._loop.time()
+            self._look_later()
+        self._waiting.append(answer)
+
+    def _send_together(self, together: Together) -> None:
+        self._waiting_besides += len(together.answers) - 1
+        self._send(together, together)
+
     def _flush(self) -> None:
         if self._outgoing and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(self._outgoing))
+            self._open.clear()  # who comes now is in the next tick
+            self._transport.write(
+                b"".join(part.packed() if isinstance(part, Together) else part for part in self._outgoing)
+            )
             self._outgoing.clear()
 
     def _look_later(self) -> None:

@@ -22,6 +22,7 @@ from covey.errors import DatabaseUnavailable, DefinitionError, QueryFailed
 from covey.message import Envelope, Message
 from covey.work.lasting import refuse_lasting
 from covey.work.outbox import PUBLISH, Outgoing, row_of
+from covey.work.reading import is_plain_read
 
 T = TypeVar("T")
 
@@ -29,6 +30,9 @@ _ENDED = "the block that this Work belongs to has ended: await everything inside
 
 Call = tuple[str, list[Any]]
 """A function of the schema `covey`, and its arguments."""
+
+Look = Callable[[str, str, tuple[Any, ...]], Awaitable[Any]]
+"""Runs a statement without a transaction: the name of the connection's method, the statement and its arguments."""
 
 Resources = Mapping[Any, Any]
 """What a service shares among all its works, each under what its owner looks for: mostly its class."""
@@ -49,6 +53,7 @@ class Work:
         "_connection",
         "_deferred",
         "_first",
+        "_look",
         "_opening",
         "_outgoing",
         "_over",
@@ -70,6 +75,7 @@ class Work:
         connect: Callable[[], Awaitable[Connection]] | None = None,
         first: Call | None = None,
         resources: Resources = NO_RESOURCES,
+        look: Look | None = None,
     ) -> None:
         self.service = service
         self.clock = clock
@@ -77,6 +83,7 @@ class Work:
         self._connection = connection
         self._connect = connect
         self._first = first  # what `connect` calls too; together with the rest if all of it is one statement
+        self._look = look  # for reads before the transaction has begun; None: every statement begins it
         self._ready = connection  # where a statement may run at once
         self._over = False
         self._preceding: list[Call] = []
@@ -97,24 +104,15 @@ class Work:
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Run a query and return its rows, readable by name and by position."""
-        refuse_lasting(sql)
-        connection = self._ready or await self._open()
-        with translated():
-            return list(await connection.fetch(sql, *args))
+        return list(await self._read("fetch", sql, args))
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """Run a query and return its first row, or None."""
-        refuse_lasting(sql)
-        connection = self._ready or await self._open()
-        with translated():
-            return await connection.fetchrow(sql, *args)
+        return await self._read("fetchrow", sql, args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """Run a query and return the first value of its first row, or None."""
-        refuse_lasting(sql)
-        connection = self._ready or await self._open()
-        with translated():
-            return await connection.fetchval(sql, *args)
+        return await self._read("fetchval", sql, args)
 
     def defer(self, sql: str, *args: Any) -> None:
         """Run a statement just before the commit, together with all others of the same text.
@@ -170,7 +168,7 @@ class Work:
 
     @property
     def begun(self) -> bool:
-        """Tell whether the transaction has begun: with the first statement, or before the block."""
+        """Tell whether the transaction has begun: with the first statement that needs it, or before the block."""
         return self._connection is not None
 
     def end(self) -> None:
@@ -186,17 +184,23 @@ class Work:
         """Write deferred statements and messages. Called at the end; lock no rows after it (see covey.work.outbox)."""
         await self._write(self._open)
 
-    async def finish(self, alone: Callable[[], Awaitable[Connection]]) -> None:
-        """Flush for the last time. What is one statement and nothing before it needs no transaction around it:
-        `alone` gives it a connection without one, which saves two of three round trips.
+    async def finish(self, alone: Callable[[], Awaitable[Connection]] | None = None) -> None:
+        """Flush for the last time and commit; what is written last carries the COMMIT with it.
+
+        What is one statement and nothing before it needs no transaction around it: `alone`, if given, gives it a
+        connection without one.
         """
         calls = bool(self._first or self._collected or self._outgoing.envelopes)
-        await self._write(alone if len(self._deferred) + calls == 1 else self._open)
+        lonely = alone if len(self._deferred) + calls == 1 else None
+        committed = await self._write(lonely or self._open, last=True)
+        if self._connection is not None and not committed:
+            await commit(self._connection)
 
-    async def _write(self, connect: Callable[[], Awaitable[Connection]]) -> None:
-        outgoing = self._outgoing.take()
+    async def _write(self, connect: Callable[[], Awaitable[Connection]], *, last: bool = False) -> bool:
+        """Write what is to be written at the end; if it is the `last`, True tells that it is committed."""
+        outgoing, committed = self._outgoing.take(), False
         if not (self._first or self._deferred or self._collected or outgoing):
-            return
+            return False
         connection = await self._open() if self._deferred and not self._ready else self._connection or await connect()
         with translated():
             for sql, rows in self._deferred.items():
@@ -210,15 +214,41 @@ class Work:
             if outgoing:
                 calls.append((PUBLISH, _columns(map(row_of, outgoing))))
             if calls:
-                await call_all(connection, calls)
+                committed = await call_all(connection, calls, commit=last and self._connection is not None)
             self._collected.clear()
             self.published = self.published or bool(outgoing)
+        return committed
 
-    async def _open(self) -> Connection:
-        """Begin the transaction, now that there is something to do in it, with what is to precede that."""
+    async def _read(self, method: str, sql: str, args: tuple[Any, ...]) -> Any:
+        """Run a query: as it is, if nothing has been done yet and it is nothing but a read; else in the transaction."""
+        refuse_lasting(sql)
+        if self._ready is None and self._may_look and is_plain_read(sql):
+            return await self._looked(method, sql, args)
+        connection = self._ready or await self._open()
+        with translated():
+            return await getattr(connection, method)(sql, *args)
+
+    @property
+    def _may_look(self) -> bool:
+        return self._look is not None and self._connection is None and not self._preceding
+
+    async def _looked(self, method: str, sql: str, args: tuple[Any, ...]) -> Any:
+        self._require_turn()
+        assert self._look is not None, "it was asked for by who has seen it"
+        self._opening = True
+        try:
+            return await self._look(method, sql, args)
+        finally:
+            self._opening = False
+
+    def _require_turn(self) -> None:
         self._require_open()
         if self._opening:
             raise DefinitionError("a Work runs one statement at a time: await each before the next, without gather()")
+
+    async def _open(self) -> Connection:
+        """Begin the transaction, now that there is something to do in it, with what is to precede that."""
+        self._require_turn()
         self._opening = True
         try:
             if self._connection is None:
@@ -258,11 +288,13 @@ class Transactions:
         """Begin a transaction: `async with transactions.begin() as work`.
 
         A connection is taken with the first statement, so that a request which is refused before it needs none
-        takes none. It commits when the block ends and rolls back when it raises. When it has ended without an
+        takes none. Plain reads (covey.work.reading) before any other statement run by themselves, each on a connection
+        that is given back at once: in READ COMMITTED they see the same, and a block of these alone is no transaction
+        at all. Otherwise it commits when the block ends and rolls back when it raises. When it has ended without an
         error, the commit has been confirmed by PostgreSQL. DatabaseUnavailable raised at the end means that the
         outcome is unknown; PoolExhausted (from the first statement) and Contention that nothing has happened.
         """
-        return Begun(self, self._database.acquire())
+        return Begun(self, self._database)
 
     @asynccontextmanager
     async def joined(self, connection: Connection) -> AsyncIterator[Work]:
@@ -292,18 +324,17 @@ class Transactions:
 class Begun:
     """A transaction as a block; a class, because this is on the path of every request."""
 
-    __slots__ = ("_acquired", "_alone", "_connection", "_over", "_transactions", "_work")
+    __slots__ = ("_acquired", "_connection", "_database", "_over", "_transactions", "_work")
 
-    def __init__(self, transactions: Transactions, acquired: Acquired) -> None:
+    def __init__(self, transactions: Transactions, database: Database) -> None:
         self._transactions = transactions
-        self._acquired = acquired
-        self._alone = False
+        self._database = database
         self._over = False
 
     async def __aenter__(self) -> Work:
         self._connection: Connection | None = None
         of = self._transactions
-        self._work = Work(None, of.service, of.clock, self._begin, None, of.resources)
+        self._work = Work(None, of.service, of.clock, self._begin, None, of.resources, self._look)
         return self._work
 
     async def __aexit__(
@@ -312,9 +343,7 @@ class Begun:
         committed = False
         try:
             if error is None:
-                await self._work.finish(self._borrow)
-                if self._connection is not None and not self._alone:
-                    await commit(self._connection)
+                await self._work.finish(self._acquire)  # what is one statement is a transaction by itself
                 committed = True
         finally:
             self._over = True
@@ -323,22 +352,31 @@ class Begun:
         if error is None:
             self._transactions.committed(self._work)
 
-    async def _borrow(self) -> Connection:
-        """Take a connection for one statement that is a transaction by itself."""
-        self._alone = True
+    async def _look(self, method: str, sql: str, args: tuple[Any, ...]) -> Any:
+        """Run a read by itself; what was cancelled in the midst of it is over before the connection is lent again."""
+        async with self._database.acquire() as connection:
+            try:
+                with translated():
+                    return await getattr(connection, method)(sql, *args)
+            except BaseException:
+                await roll_back(connection)
+                raise
+
+    async def _acquire(self) -> Connection:
+        self._acquired: Acquired = self._database.acquire()
         self._connection = await self._acquired.__aenter__()
         return self._connection
 
     async def _begin(self) -> Connection:
-        self._connection = await self._acquired.__aenter__()
+        connection = await self._acquire()
         try:
             if self._over:
                 raise DefinitionError(_ENDED)
-            await begin(self._connection)
+            await begin(connection)
         except BaseException:
             await self._release(committed=False)
             raise
-        return self._connection
+        return connection
 
     async def _release(self, committed: bool) -> None:
         """Give the connection back, without a transaction on it whatever has happened."""
@@ -352,15 +390,17 @@ class Begun:
 
 
 async def begin(connection: Connection) -> None:
-    """Open a transaction."""
+    """Open a transaction, with the next statement."""
     with translated():
-        await connection.execute("BEGIN")
+        await connection.begin_with_next()
 
 
 async def commit(connection: Connection) -> None:
     """Commit, and make sure that it was one: PostgreSQL answers COMMIT of a failed transaction with ROLLBACK."""
-    if not is_lost(connection) and not connection.is_in_transaction():
-        raise QueryFailed("the transaction was ended by a statement inside it: nobody knows what of it has happened")
+    if connection.pipeline.begins:  # nothing was done in it, but to prepare a statement may have begun one
+        await roll_back(connection)
+        return
+    _require_transaction(connection)
     with translated():
         tag = await connection.execute("COMMIT")
     if tag != "COMMIT":
@@ -370,6 +410,11 @@ async def commit(connection: Connection) -> None:
         )
 
 
+def _require_transaction(connection: Connection) -> None:
+    if not is_lost(connection) and not connection.is_in_transaction():
+        raise QueryFailed("the transaction was ended by a statement inside it: nobody knows what of it has happened")
+
+
 async def roll_back(connection: Connection) -> None:
     """End the transaction without effect. If even that fails the connection is cut, so that no lock survives.
 
@@ -377,6 +422,7 @@ async def roll_back(connection: Connection) -> None:
     """
     if is_lost(connection):
         return
+    connection.pipeline.forget()
     try:
         with translated():
             await connection.execute("ROLLBACK")
@@ -397,10 +443,20 @@ def _columns(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-async def call_all(connection: Connection, calls: list[Call]) -> None:
-    """Call functions in this order, in one statement."""
+async def call_all(connection: Connection, calls: list[Call], *, commit: bool = False) -> bool:
+    """Call functions in this order, in one statement. If they are to `commit`, True tells that they have."""
     statement = _calling(tuple((function, len(arguments)) for function, arguments in calls))
-    await connection.execute(statement, *(argument for _, arguments in calls for argument in arguments))
+    arguments = [argument for _, those in calls for argument in those]
+    if commit:
+        if not connection.pipeline.begins:
+            _require_transaction(connection)
+        connection.pipeline.commit_with_next(len(arguments))
+    try:
+        tag = await connection.execute(statement, *arguments)
+    finally:
+        if commit:
+            connection.pipeline.forget()
+    return bool(tag == "COMMIT")
 
 
 @lru_cache(maxsize=256)

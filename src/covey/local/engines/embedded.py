@@ -1,4 +1,4 @@
-"""The three engines of a system, started together."""
+"""The engines of a system, started together."""
 
 from __future__ import annotations
 
@@ -15,16 +15,25 @@ from covey.local.program import Program
 from covey.local.state import StateFolder, open_state
 
 NAMES = ("postgres", "nats", "valkey")
+"""What every system has whose broker is NATS; where it is Valkey, there is `STREAMS` in place of `nats`."""
+
+STREAMS = "streams"
+"""The name of the engine that is a broker on Valkey: not the one that keeps caches and limits."""
+
+EVERY = (*NAMES, STREAMS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """`nats_sync_interval`: how long a message that JetStream has acknowledged may be on its way to the disk.
 
+    `streams_appendfsync`: when what a broker on Valkey confirms is on the disk; with anything but "always" readers are
+    told after each start that history may be lost.
     `postgres_fsync` off loses commits with the machine, not with the process: for tests, whose data nobody keeps.
     """
 
     nats_sync_interval: str = "always"
+    streams_appendfsync: str = "always"
     postgres_fsync: bool = True
 
 
@@ -82,6 +91,9 @@ async def start_engines(state: StateFolder, names: Collection[str], options: Eng
         "postgres": lambda port: PostgresServer(state.path / "postgres", port, fsync=options.postgres_fsync),
         "nats": lambda port: NatsServer(state.path / "nats", port, state.secret("nats"), options.nats_sync_interval),
         "valkey": lambda port: ValkeyServer(state.path / "valkey", port, state.secret("valkey")),
+        STREAMS: lambda port: ValkeyServer(
+            state.path / STREAMS, port, state.secret(STREAMS), options.streams_appendfsync, STREAMS
+        ),
     }
     try:
         async with asyncio.TaskGroup() as group:

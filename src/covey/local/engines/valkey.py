@@ -14,12 +14,20 @@ _ANSWER_SECONDS = 2.0
 
 
 class ValkeyServer:
-    """A Valkey server that keeps its append-only file under `folder`: at most the last second is lost with power."""
+    """A Valkey server that keeps its append-only file under `folder`, and throws nothing away when memory is short.
 
-    def __init__(self, folder: Path, port: int, password: str) -> None:
+    `appendfsync` is when what it confirms is on the disk: "always" is before it confirms, "everysec" up to a second (or
+    two) later, so that power that fails takes as much. `name` is what its process and its log are called.
+    """
+
+    def __init__(
+        self, folder: Path, port: int, password: str, appendfsync: str = "everysec", name: str = "valkey"
+    ) -> None:
         self._folder = folder
         self._port = port
         self._password = password
+        self._appendfsync = appendfsync
+        self._name = name
 
     @property
     def url(self) -> str:
@@ -35,13 +43,15 @@ class ValkeyServer:
             f"requirepass {self._password}",
             f'dir "{self._folder}"',
             "appendonly yes",
-            "appendfsync everysec",
+            f"appendfsync {self._appendfsync}",
+            "aof-load-truncated yes",  # a write that was cut off was not confirmed
+            "maxmemory-policy noeviction",
             'save ""',
             "set-proc-title no",
         )
         file = self._folder / "valkey.conf"
         write_atomically(file, "\n".join(lines) + "\n")
-        return Launch(name="valkey", command=[str(_binary()), str(file)], folder=self._folder, rank=ENGINE_RANK)
+        return Launch(name=self._name, command=[str(_binary()), str(file)], folder=self._folder, rank=ENGINE_RANK)
 
     async def obstacle(self) -> str | None:
         """Log in and see a ping answered; while it loads its file it answers with an error instead."""

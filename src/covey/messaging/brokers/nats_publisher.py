@@ -187,7 +187,7 @@ def chunks(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
     """Cut into what the server takes as one batch, and what is sensible to have in memory on both sides."""
     first, size = 0, 0
     for number, message in enumerate(messages):
-        if number - first == ATOMIC_MAX or (size and size + message.size_bytes > CHUNK_BYTES):
+        if number - first == ATOMIC_MAX or (number > first and size + message.size_bytes > CHUNK_BYTES):
             yield messages[first:number]
             first, size = number, 0
         size += message.size_bytes

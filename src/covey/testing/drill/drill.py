@@ -17,7 +17,7 @@ from pathlib import Path
 from covey.clock import Clock, SystemClock
 from covey.errors import BrokerUnavailable, CoveyError
 from covey.local.backing import GIVEN_BY
-from covey.local.engines.embedded import NAMES
+from covey.local.engines.embedded import EVERY
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.system import System, read_system
 from covey.testing.drill.drilled import Drilled, opener
@@ -133,9 +133,9 @@ class _Drill:
         return wrong
 
     async def _narrow_windows(self) -> None:
-        """Have the broker forget soon what it has stored, in each stream as soon as there is one."""
+        """Have the broker forget soon what it has stored, in each stream as soon as there is one, if it is NATS."""
         system = self._running.system
-        left = {f"{system.name}-{service}" for service in system.services}
+        left = {f"{system.name}-{service}" for service in system.services if self._running.addresses.nats_url}
         while left and self._record.now() < self._schedule.calm_from:
             with suppress(BrokerUnavailable):
                 left -= set(await narrow(self._running.addresses.nats_url, left, WINDOW_SECONDS))
@@ -175,7 +175,7 @@ def _targets(running: RunningSystem, drilled: Drilled) -> Targets:
     system = running.system
     return Targets(
         services={name: [unit.name for unit in running.replicas(name)] for name in system.services},
-        engines=[name for name in NAMES if name in running.units],
+        engines=[name for name in EVERY if name in running.units],
         processes=[unit.name for name in system.processes for unit in running.replicas(name)],
         own=[
             OwnKind(name=fault.name, shortest_seconds=fault.shortest_seconds, longest_seconds=fault.longest_seconds)

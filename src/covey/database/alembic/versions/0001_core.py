@@ -37,24 +37,40 @@ CREATE INDEX outbox_age ON covey.outbox USING brin (created_at);
 
 CREATE TABLE covey.outbox_pending (position bigint PRIMARY KEY, stream text NOT NULL);
 
+-- A header `within`, in seconds, becomes the header `deadline` by this clock: no process's own may decide it (H10).
+CREATE FUNCTION covey.with_deadline(headers jsonb) RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+    SELECT CASE WHEN headers ? 'within' THEN headers - 'within' || jsonb_build_object('deadline',
+        clock_timestamp() + make_interval(secs => (headers ->> 'within')::float8)) ELSE headers END
+$$;
+
 -- Insert messages under a lock per key. A position is drawn under the lock and the lock is released after the
 -- commit is visible, so among messages of one key the order of positions is the order of commits (H1).
 -- The locks are taken in order of their number, so that two transactions cannot wait for each other.
--- A header `within`, in seconds, becomes the header `deadline` by this clock: no process's own may decide it (H10).
 CREATE FUNCTION covey.publish(
     p_ids uuid[], p_streams text[], p_kinds text[], p_types text[], p_keys text[],
     p_times timestamptz[], p_headers jsonb[], p_bodies bytea[]
 ) RETURNS void LANGUAGE plpgsql VOLATILE {planner} AS $$
 BEGIN
+    -- One message is what most transactions publish, and takes a fifth less time without a set around it.
+    IF cardinality(p_ids) = 1 THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended(p_keys[1], 0));
+
+        WITH stored AS (
+            INSERT INTO covey.outbox (id, stream, kind, type, key, time, headers, body)
+            VALUES (p_ids[1], p_streams[1], p_kinds[1], p_types[1], p_keys[1], p_times[1],
+                    covey.with_deadline(p_headers[1]), p_bodies[1])
+            RETURNING position, stream
+        )
+        INSERT INTO covey.outbox_pending SELECT position, stream FROM stored;
+        RETURN;
+    END IF;
+
     PERFORM pg_advisory_xact_lock(lock)
     FROM (SELECT DISTINCT hashtextextended(key, 0) AS lock FROM unnest(p_keys) AS key ORDER BY 1) AS locks;
 
     WITH stored AS (
         INSERT INTO covey.outbox (id, stream, kind, type, key, time, headers, body)
-        SELECT u.id, u.stream, u.kind, u.type, u.key, u.time,
-               CASE WHEN u.headers ? 'within' THEN u.headers - 'within' || jsonb_build_object('deadline',
-                   clock_timestamp() + make_interval(secs => (u.headers ->> 'within')::float8)) ELSE u.headers END,
-               u.body
+        SELECT u.id, u.stream, u.kind, u.type, u.key, u.time, covey.with_deadline(u.headers), u.body
         FROM unnest(p_ids, p_streams, p_kinds, p_types, p_keys, p_times, p_headers, p_bodies)
              WITH ORDINALITY AS u (id, stream, kind, type, key, time, headers, body, n)
         ORDER BY u.n

@@ -23,37 +23,38 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)user_service/generated/user/v1/user.proto\x12\x07user.v1\x1a google/protobuf/field_mask.proto\"u\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x12\n\x05phone\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03\x61ge\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x0c\n\x04\x65tag\x18\x06 \x01(\tB\x08\n\x06_phoneB\x06\n\x04_age\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\".\n\x0fGetUserResponse\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.user.v1.User\"|\n\x11\x43reateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\x05phone\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03\x61ge\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x08\n\x06_phoneB\x06\n\x04_age\"1\n\x12\x43reateUserResponse\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.user.v1.User\"a\n\x11UpdateUserRequest\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.user.v1.User\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"1\n\x12UpdateUserResponse\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.user.v1.User\"2\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse\"I\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"J\n\x11ListUsersResponse\x12\x1c\n\x05users\x18\x01 \x03(\x0b\x32\r.user.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe4\x02\n\x0bUserService\x12<\n\x07GetUser\x12\x17.user.v1.GetUserRequest\x1a\x18.user.v1.GetUserResponse\x12\x45\n\nCreateUser\x12\x1a.user.v1.CreateUserRequest\x1a\x1b.user.v1.CreateUserResponse\x12\x45\n\nUpdateUser\x12\x1a.user.v1.UpdateUserRequest\x1a\x1b.user.v1.UpdateUserResponse\x12\x45\n\nDeleteUser\x12\x1a.user.v1.DeleteUserRequest\x1a\x1b.user.v1.DeleteUserResponse\x12\x42\n\tListUsers\x12\x19.user.v1.ListUsersRequest\x1a\x1a.user.v1.ListUsersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)user_service/generated/user/v1/user.proto\x12\x07user.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x12\n\x05phone\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03\x61ge\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06_phoneB\x06\n\x04_age\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\".\n\x0fGetUserResponse\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.user.v1.User\"|\n\x11\x43reateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\x05phone\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03\x61ge\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x08\n\x06_phoneB\x06\n\x04_age\"1\n\x12\x43reateUserResponse\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.user.v1.User\"a\n\x11UpdateUserRequest\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.user.v1.User\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"1\n\x12UpdateUserResponse\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.user.v1.User\"2\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse\"I\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"J\n\x11ListUsersResponse\x12\x1c\n\x05users\x18\x01 \x03(\x0b\x32\r.user.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe4\x02\n\x0bUserService\x12<\n\x07GetUser\x12\x17.user.v1.GetUserRequest\x1a\x18.user.v1.GetUserResponse\x12\x45\n\nCreateUser\x12\x1a.user.v1.CreateUserRequest\x1a\x1b.user.v1.CreateUserResponse\x12\x45\n\nUpdateUser\x12\x1a.user.v1.UpdateUserRequest\x1a\x1b.user.v1.UpdateUserResponse\x12\x45\n\nDeleteUser\x12\x1a.user.v1.DeleteUserRequest\x1a\x1b.user.v1.DeleteUserResponse\x12\x42\n\tListUsers\x12\x19.user.v1.ListUsersRequest\x1a\x1a.user.v1.ListUsersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'user_service.generated.user.v1.user_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USER']._serialized_start=88
-  _globals['_USER']._serialized_end=205
-  _globals['_GETUSERREQUEST']._serialized_start=207
-  _globals['_GETUSERREQUEST']._serialized_end=240
-  _globals['_GETUSERRESPONSE']._serialized_start=242
-  _globals['_GETUSERRESPONSE']._serialized_end=288
-  _globals['_CREATEUSERREQUEST']._serialized_start=290
-  _globals['_CREATEUSERREQUEST']._serialized_end=414
-  _globals['_CREATEUSERRESPONSE']._serialized_start=416
-  _globals['_CREATEUSERRESPONSE']._serialized_end=465
-  _globals['_UPDATEUSERREQUEST']._serialized_start=467
-  _globals['_UPDATEUSERREQUEST']._serialized_end=564
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=566
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=615
-  _globals['_DELETEUSERREQUEST']._serialized_start=617
-  _globals['_DELETEUSERREQUEST']._serialized_end=667
-  _globals['_DELETEUSERRESPONSE']._serialized_start=669
-  _globals['_DELETEUSERRESPONSE']._serialized_end=689
-  _globals['_LISTUSERSREQUEST']._serialized_start=691
-  _globals['_LISTUSERSREQUEST']._serialized_end=764
-  _globals['_LISTUSERSRESPONSE']._serialized_start=766
-  _globals['_LISTUSERSRESPONSE']._serialized_end=840
-  _globals['_USERSERVICE']._serialized_start=843
-  _globals['_USERSERVICE']._serialized_end=1199
+  _globals['_USER']._serialized_start=122
+  _globals['_USER']._serialized_end=335
+  _globals['_GETUSERREQUEST']._serialized_start=337
+  _globals['_GETUSERREQUEST']._serialized_end=370
+  _globals['_GETUSERRESPONSE']._serialized_start=372
+  _globals['_GETUSERRESPONSE']._serialized_end=418
+  _globals['_CREATEUSERREQUEST']._serialized_start=420
+  _globals['_CREATEUSERREQUEST']._serialized_end=544
+  _globals['_CREATEUSERRESPONSE']._serialized_start=546
+  _globals['_CREATEUSERRESPONSE']._serialized_end=595
+  _globals['_UPDATEUSERREQUEST']._serialized_start=597
+  _globals['_UPDATEUSERREQUEST']._serialized_end=694
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=696
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=745
+  _globals['_DELETEUSERREQUEST']._serialized_start=747
+  _globals['_DELETEUSERREQUEST']._serialized_end=797
+  _globals['_DELETEUSERRESPONSE']._serialized_start=799
+  _globals['_DELETEUSERRESPONSE']._serialized_end=819
+  _globals['_LISTUSERSREQUEST']._serialized_start=821
+  _globals['_LISTUSERSREQUEST']._serialized_end=894
+  _globals['_LISTUSERSRESPONSE']._serialized_start=896
+  _globals['_LISTUSERSRESPONSE']._serialized_end=970
+  _globals['_USERSERVICE']._serialized_start=973
+  _globals['_USERSERVICE']._serialized_end=1329
 # @@protoc_insertion_point(module_scope)

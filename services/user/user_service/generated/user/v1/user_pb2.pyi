@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -31,6 +32,8 @@ class User(_message.Message):
     PHONE_FIELD_NUMBER: _builtins.int
     AGE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID."""
     name: _builtins.str
@@ -43,6 +46,14 @@ class User(_message.Message):
     """0 to 150."""
     etag: _builtins.str
     """Names this state of the account: give it back to change or delete what was read, and nothing newer."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the account was opened. Not to be changed."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last changed, in whatever way. Not to be changed."""
+
     def __init__(
         self,
         *,
@@ -52,10 +63,12 @@ class User(_message.Message):
         phone: _builtins.str | None = ...,
         age: _builtins.int | None = ...,
         etag: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_age", b"_age", "_phone", b"_phone", "age", b"age", "phone", b"phone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age", b"_age", "_phone", b"_phone", "age", b"age", "created_at", b"created_at", "phone", b"phone", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age", b"_age", "_phone", b"_phone", "age", b"age", "email", b"email", "etag", b"etag", "id", b"id", "name", b"name", "phone", b"phone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age", b"_age", "_phone", b"_phone", "age", b"age", "created_at", b"created_at", "email", b"email", "etag", b"etag", "id", b"id", "name", b"name", "phone", b"phone", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__age: _TypeAlias = _typing.Literal["age"]  # noqa: Y015
     _WhichOneofArgType__age: _TypeAlias = _typing.Literal["_age", b"_age"]  # noqa: Y015

@@ -1,12 +1,15 @@
-"""Users over HTTP: their profile, their preferences, and the end of their account."""
+"""Version 1: a user is flat, has one name, and preferences at an address of their own. It will end: see `main.py`.
+
+What version 2 knows besides stays as it is when somebody changes a user here.
+"""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from covey.database import pagination
 from covey.database.pagination import MOST
@@ -15,48 +18,29 @@ from covey.http.conditional import IfMatch, require_match, tag
 from covey.http.idempotency import IdempotentRoute
 from covey.http.limits import limited
 from covey.http.lists import Cursor, Limit
+from covey.http.merge_patch import MergePatch
 from covey.http.transaction import Transaction
-from covey.security.access import public, require_owner, requires
+from covey.security.access import public, requires
 from user_service import storage, use_cases
-from user_service.domain import (
-    EMAIL,
-    LOCALE,
-    MAX_AGE,
-    MAX_EMAIL_LENGTH,
-    MAX_NAME_LENGTH,
-    PHONE,
-    Preferences,
-    Profile,
-    User,
-    UserId,
-)
+from user_service.domain import MAX_EMAIL_LENGTH, MAX_NAME_LENGTH, Preferences, Profile, User, UserId
+from user_service.routes.announcing import announce_users
+from user_service.routes.shapes import Age, ChosenPreferences, Email, Name, Phone, Request, require_self
 
 api = APIRouter(prefix="/api/v1", tags=["users"], route_class=IdempotentRoute)
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ChosenPreferences(_Request):
-    """What a user wants mail about, and in which language."""
-
-    order_mail: bool = Field(strict=True)
-    marketing_mail: bool = Field(strict=True)
-    locale: str = Field(pattern=LOCALE)
-
-    def preferences(self) -> Preferences:
-        """Return them as the domain knows them."""
-        return Preferences(self.order_mail, self.marketing_mail, self.locale)
-
-
-class WholeProfile(_Request):
+class WholeProfile(Request):
     """Who somebody is, and how to reach them."""
 
-    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
-    email: str = Field(max_length=MAX_EMAIL_LENGTH, pattern=EMAIL)
-    phone: str | None = Field(default=None, pattern=PHONE)
-    age: int | None = Field(default=None, strict=True, ge=0, le=MAX_AGE)
+    name: Name
+    email: Email
+    phone: Phone | None = None
+    age: Age | None = None
+
+    @classmethod
+    def of(cls, profile: Profile) -> WholeProfile:
+        """Return the shape of a profile."""
+        return cls(name=profile.name, email=profile.email, phone=profile.phone, age=profile.age)
 
     def profile(self) -> Profile:
         """Return it as the domain knows it."""
@@ -79,6 +63,19 @@ class UserView(BaseModel):
     age: int | None
     version: int
 
+    @classmethod
+    def of(cls, user: User) -> Self:
+        """Return what is shown of a user."""
+        profile = user.profile
+        return cls(
+            id=user.id,
+            name=profile.name,
+            email=profile.email,
+            phone=profile.phone,
+            age=profile.age,
+            version=user.version,
+        )
+
 
 class UserList(BaseModel):
     """A page of users. `next` is the cursor of the page after it; null: there is none."""
@@ -96,20 +93,6 @@ class PreferencesView(BaseModel):
     version: int
 
 
-class Announcement(_Request):
-    """Which users to announce: up to `limit` of them, in order of their ids, from the one after `after` on."""
-
-    after: UserId | None = None
-    limit: int = Field(default=200, strict=True, ge=1, le=500)
-
-
-class Announced(BaseModel):
-    """How many users were announced. `next` is what to pass as `after`; null when these were the last."""
-
-    announced: int
-    next: UserId | None
-
-
 @api.post("/users", status_code=201)
 @public
 @limited("30/minute", "300/day", but_not="staff")
@@ -119,16 +102,16 @@ async def create_user(body: NewUser, work: Transaction, response: Response) -> U
     user = await use_cases.open_account(work, body.profile(), chosen)
     response.headers["Location"] = f"/api/v1/users/{user.id}"
     tag(response, user.version)
-    return _view(user)
+    return UserView.of(user)
 
 
 @api.get("/users/{user_id}")
 async def get_user(user_id: UserId, caller: Caller, work: Transaction, response: Response) -> UserView:
     """Return a user; of a closed account nothing is left to show. Its `ETag` is what a change asks for."""
-    _require_self(caller, user_id)
+    require_self(caller, user_id)
     user = await use_cases.user_of(work, user_id)
     tag(response, user.version)
-    return _view(user)
+    return UserView.of(user)
 
 
 @api.get("/users")
@@ -143,10 +126,10 @@ async def list_users(
 ) -> UserList:
     """Return a page of users, or those with these `ids` in their order: then nothing else is looked at."""
     if ids is not None:
-        return UserList(users=[_view(user) for user in await storage.users_by_ids(work, ids)], next=None)
+        return UserList(users=[UserView.of(user) for user in await storage.users_by_ids(work, ids)], next=None)
     asked = pagination.Query(filters={"email": email, "name": name}, cursor=cursor, limit=limit)
     users, following = await storage.users_page(work, asked)
-    return UserList(users=[_view(user) for user in users], next=following)
+    return UserList(users=[UserView.of(user) for user in users], next=following)
 
 
 @api.put("/users/{user_id}")
@@ -159,23 +142,43 @@ async def change_profile(
     if_match: IfMatch = None,
 ) -> UserView:
     """Replace the profile, and tell others."""
-    _require_self(caller, user_id)
+    require_self(caller, user_id)
     user = await use_cases.change_profile(work, user_id, partial(require_match, if_match), lambda _: body.profile())
     tag(response, user.version)
-    return _view(user)
+    return UserView.of(user)
+
+
+@api.patch("/users/{user_id}")
+async def patch_profile(
+    user_id: UserId,
+    patch: MergePatch[WholeProfile],
+    caller: Caller,
+    work: Transaction,
+    response: Response,
+    if_match: IfMatch = None,
+) -> UserView:
+    """Change a part of the profile, and tell others."""
+    require_self(caller, user_id)
+
+    def change(present: Profile) -> Profile:
+        return patch.applied_to(WholeProfile.of(present)).profile()
+
+    user = await use_cases.change_profile(work, user_id, partial(require_match, if_match), change)
+    tag(response, user.version)
+    return UserView.of(user)
 
 
 @api.delete("/users/{user_id}", status_code=204)
 async def close_account(user_id: UserId, caller: Caller, work: Transaction) -> None:
     """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing."""
-    _require_self(caller, user_id)
+    require_self(caller, user_id)
     await use_cases.close_account(work, user_id)
 
 
 @api.get("/users/{user_id}/preferences")
 async def get_preferences(user_id: UserId, caller: Caller, work: Transaction, response: Response) -> PreferencesView:
     """Return what a user wants mail about, and in which language. The `ETag` is the user's."""
-    _require_self(caller, user_id)
+    require_self(caller, user_id)
     user = await use_cases.user_of(work, user_id)
     tag(response, user.version)
     return _preferences(user)
@@ -191,39 +194,34 @@ async def change_preferences(
     if_match: IfMatch = None,
 ) -> PreferencesView:
     """Replace the preferences, and tell others."""
-    _require_self(caller, user_id)
+    require_self(caller, user_id)
     expect = partial(require_match, if_match)
-    user = await use_cases.change_preferences(work, user_id, expect, body.preferences())
+    user = await use_cases.change_preferences(work, user_id, expect, lambda _: body.preferences())
     tag(response, user.version)
     return _preferences(user)
 
 
-@api.post("/users/announcements", status_code=202)
-@requires("staff")
-async def announce_users(body: Announcement, work: Transaction) -> Announced:
-    """Publish users again as they are now: a snapshot for a reader that came too late for the events.
+@api.patch("/users/{user_id}/preferences")
+async def patch_preferences(
+    user_id: UserId,
+    patch: MergePatch[ChosenPreferences],
+    caller: Caller,
+    work: Transaction,
+    response: Response,
+    if_match: IfMatch = None,
+) -> PreferencesView:
+    """Change some of the preferences, and tell others."""
+    require_self(caller, user_id)
 
-    Closed accounts too, for a reader may still hold what it was told before. One that knows a user already drops
-    what is not newer, so this harms nobody.
-    """
-    announced, following = await use_cases.announce(work, body.after, body.limit)
-    return Announced(announced=announced, next=following)
+    def change(present: Preferences) -> Preferences:
+        return patch.applied_to(ChosenPreferences.of(present)).preferences()
+
+    user = await use_cases.change_preferences(work, user_id, partial(require_match, if_match), change)
+    tag(response, user.version)
+    return _preferences(user)
 
 
-def _require_self(caller: Caller, user_id: UserId) -> None:
-    require_owner(caller, f"user:{user_id}", or_role="staff")
-
-
-def _view(user: User) -> UserView:
-    profile = user.profile
-    return UserView(
-        id=user.id,
-        name=profile.name,
-        email=profile.email,
-        phone=profile.phone,
-        age=profile.age,
-        version=user.version,
-    )
+api.post("/users/announcements", status_code=202)(announce_users)
 
 
 def _preferences(user: User) -> PreferencesView:
