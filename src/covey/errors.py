@@ -21,6 +21,7 @@
     │   └── TooSlow              the body did not arrive in time (HTTP 408) [http.body]
     ├── Unavailable              nobody's fault that a retry could not cure (HTTP 503)
     │   ├── DatabaseUnavailable  PostgreSQL refused, vanished or timed out
+    │   │   └── ServerFull       it grants no further connection [database.errors]
     │   ├── Contention           a deadlock or a lock held by another transaction; try at once
     │   ├── PoolExhausted        no connection became free within the budget
     │   ├── BrokerUnavailable    the broker refused, vanished or timed out: the outcome is unknown

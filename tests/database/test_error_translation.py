@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 
-from covey.database.errors import DRIVER_ERRORS, FENCED, translate, translated
+from covey.database.errors import DRIVER_ERRORS, FENCED, ServerFull, translate, translated
 from covey.database.pool import Database
 from covey.errors import (
     ConstraintViolated,
@@ -48,7 +48,7 @@ def test_no_class_of_asyncpg_is_left_untranslated() -> None:
         (asyncpg.SerializationError, Contention),
         (asyncpg.LockNotAvailableError, Contention),
         (asyncpg.InvalidCachedStatementError, Contention),
-        (asyncpg.TooManyConnectionsError, DatabaseUnavailable),
+        (asyncpg.TooManyConnectionsError, ServerFull),
         (asyncpg.AdminShutdownError, DatabaseUnavailable),
         (asyncpg.CannotConnectNowError, DatabaseUnavailable),
         (asyncpg.QueryCanceledError, DatabaseUnavailable),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -132,6 +133,52 @@ async def test_a_server_that_refuses_is_asked_a_few_times_a_second_however_many_
 
     at_first, later = 10, 10  # the pool's size; then one in 0.1 s, with a second try without TLS each
     assert 2 <= tried <= 2 * (at_first + later)
+
+
+async def granted(database: Database, most: int) -> None:
+    """Have the server grant the database so many connections and no more."""
+    async with database.acquire() as connection:
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT {most}')
+
+
+async def test_where_the_server_grants_fewer_than_the_pool_may_have_what_is_lent_is_waited_for(
+    database_url: str,
+) -> None:
+    """As when there are more replicas than somebody has reckoned with."""
+    loop = asyncio.get_running_loop()
+    async with Database.open(database_url, PoolOptions(size=10, wait=timedelta(seconds=5))) as database:
+        at_once, most, free = 0, 0, asyncio.Event()
+
+        async def work(until: asyncio.Event | None) -> None:
+            nonlocal at_once, most
+            async with database.acquire() as connection:
+                at_once += 1
+                most = max(most, at_once)
+                await (until.wait() if until else connection.fetchval("SELECT pg_sleep(0.01)"))
+                at_once -= 1
+
+        await granted(database, 3)
+        begun, used = loop.time(), time.process_time()
+        await asyncio.gather(*(work(None) for _ in range(200)))
+        assert most == 3
+        assert time.process_time() - used < (loop.time() - begun) / 2 + 0.2, "nobody asks in vain again and again"
+
+        await granted(database, -1)
+        working = [asyncio.create_task(work(free)) for _ in range(10)]
+        await eventually(lambda: at_once == 10)
+        free.set()
+        await asyncio.gather(*working)
+
+
+async def test_a_server_that_grants_no_connection_or_too_few_to_begin_says_so(database_url: str) -> None:
+    short = PoolOptions(wait=timedelta(milliseconds=200))
+    async with Database.open(database_url) as database:
+        for most, error in ((0, DatabaseUnavailable), (3, PoolExhausted)):
+            await granted(database, most)
+            with pytest.raises(error, match="too many connections"):
+                async with Database.open(database_url, short):
+                    pytest.fail("it has two at least from the beginning")
 
 
 async def test_who_waits_is_served_in_turn_while_connections_keep_breaking(database_url: str) -> None:

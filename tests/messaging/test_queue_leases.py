@@ -58,6 +58,24 @@ class TestLeases:
         assert (lengths.ready, lengths.later, lengths.dead) == (1, 0, 0)
         assert len(await taken_of(store, "third")) == 1
 
+    @pytest.mark.parametrize(("then", "left"), [(b"another", 1), (b"1", 0)])
+    async def test_a_worker_that_is_late_to_be_done_takes_with_it_what_it_did_and_no_other_that_is_dead(
+        self, open_place: OpenPlace, then: bytes, left: int
+    ) -> None:
+        place = await open_place(QueueOptions(lease=timedelta(milliseconds=1)))
+        store = place.queue.store(await work_of(place))
+        await store.add("x", b"1", timedelta(0))
+        (first,) = (await store.take("first", 1)).taken
+        (second,) = await eventually(lambda: taken_of(store, "second"))
+        await store.done(second)
+        await store.add("x", then, timedelta(0))
+        (third,) = await taken_of(store, "third")
+        await store.bury("third", third, "of no use")
+
+        await store.done(first)
+
+        assert (await store.lengths()).dead == left
+
     async def test_a_job_that_a_worker_was_given_and_never_heard_of_is_taken_again_by_the_same(
         self, open_place: OpenPlace
     ) -> None:

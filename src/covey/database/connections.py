@@ -14,11 +14,14 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+from covey.database.errors import ServerFull
 from covey.errors import DatabaseUnavailable, PoolExhausted
 
 IDLE_SECONDS = 300.0
 """A connection that nobody has needed for so long is closed, down to `keep`."""
 
+FULL_SECONDS = 0.3
+"""So often one that waits asks a server for another connection that has granted no more."""
 
 _TOO_LATE: Any = object()
 """What they get in place of a connection whose wait is over."""
@@ -38,6 +41,7 @@ class Connections:
         self._all_back = asyncio.Event()
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._looking: asyncio.TimerHandle | None = None
+        self._trying: asyncio.TimerHandle | None = None
         self._closed = False
         self.exhausted = 0
         """How many have waited in vain."""
@@ -68,27 +72,40 @@ class Connections:
         """Borrow a connection. Raises PoolExhausted when none is free in time, DatabaseUnavailable.
 
         Whoever has to wait is served before all who come later, also when what comes back is lost and a new one has to
-        be opened; turn and opening together take no longer than the wait.
+        be opened; turn and opening together take no longer than the wait. Where the server grants no more, what is lent
+        already is waited for: with fewer connections than it may have a service is slower, and goes on.
         """
         connection = self._free()
         if connection is not None:
             return connection
         if self._closed:
             raise DatabaseUnavailable("the pool is closed")
-        if len(self._lent) + self._opening < self._size:
+        full = ""
+        if self._has_room() and not self._waiting:
             self._opening += 1
-            return await self._opened()
-        begun = time.monotonic()
-        try:
-            connection = await self._turn(begun)
-            if connection is not None:
-                return connection
-            async with asyncio.timeout(begun + self._wait_seconds - time.monotonic()):
+            try:
                 return await self._opened()
+            except ServerFull as error:
+                if not self._lent:
+                    raise
+                full = f"; {error}"
+        begun, again = time.monotonic(), False
+        try:
+            while True:
+                connection = await self._turn(begun, again)
+                if connection is not None:
+                    return connection
+                async with asyncio.timeout(begun + self._wait_seconds - time.monotonic()):
+                    try:
+                        return await self._opened()
+                    except ServerFull as error:
+                        if not self._lent:
+                            raise
+                        full, again = f"; {error}", True
         except TimeoutError:
             self.exhausted += 1
             raise PoolExhausted(
-                f"no database connection became free within {self._wait_seconds:g} s", timedelta(seconds=1)
+                f"no database connection became free within {self._wait_seconds:g} s{full}", timedelta(seconds=1)
             ) from None
         finally:
             self.waited(time.monotonic() - begun)
@@ -111,8 +128,9 @@ class Connections:
         self._closed = True
         while self._waiting:
             self._vacate()  # they find the pool closed
-        if self._looking is not None:
-            self._looking.cancel()
+        for timer in (self._looking, self._trying):
+            if timer is not None:
+                timer.cancel()
         idle = [connection for connection, _ in self._idle]
         self._idle.clear()
         if self._lent or self._opening:
@@ -124,6 +142,9 @@ class Connections:
         finally:
             for connection in [*idle, *self._lent]:
                 connection.terminate()
+
+    def _has_room(self) -> bool:
+        return len(self._lent) + self._opening < self._size
 
     def _free(self) -> Any:
         while self._idle:
@@ -143,21 +164,36 @@ class Connections:
             if self._closed:
                 raise DatabaseUnavailable("the pool is closed")
             connection = await self._connect()
-        except BaseException:
+        except BaseException as error:
             self._opening -= 1
-            self._vacate()
+            if isinstance(error, ServerFull) and self._lent:
+                self._try_again()  # and not now: all who wait would be refused, one after the other
+            else:
+                self._vacate()
             raise
         self._opening -= 1
         self._lent.add(connection)
+        if self._waiting and self._has_room():
+            self._vacate()  # the server grants more again
         return connection
 
-    async def _turn(self, begun: float) -> Any:
-        """Wait for a connection, or (None) for a place in which to open one. Raises TimeoutError when that is over."""
+    async def _turn(self, begun: float, again: bool) -> Any:
+        """Wait for a connection, or (None) for a place in which to open one. Raises TimeoutError when that is over.
+
+        Who could not open one in its place waits `again`, and is still the first.
+        """
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((turn, begun + self._wait_seconds))
+        ends = begun + self._wait_seconds
+        if again:
+            self._waiting.appendleft((turn, ends))
+        else:
+            self._waiting.append((turn, ends))
+        if again and self._looking is not None:
+            self._looking.cancel()  # it may be the next one's
+            self._looking = None
         if self._looking is None:
-            self._looking = loop.call_later(self._wait_seconds, self._end_waits)
+            self._looking = loop.call_later(max(0.0, ends - time.monotonic()), self._end_waits)
         try:
             connection = await turn
         except BaseException:
@@ -200,6 +236,16 @@ class Connections:
             turn.set_result(None)
         elif not self._lent and not self._opening:
             self._all_back.set()
+
+    def _try_again(self) -> None:
+        """Have who has waited longest find out after a while whether the server grants more by now."""
+        if self._trying is None:
+            self._trying = asyncio.get_running_loop().call_later(FULL_SECONDS, self._try)
+
+    def _try(self) -> None:
+        self._trying = None
+        if self._waiting and self._has_room():
+            self._vacate()
 
     def _next(self) -> asyncio.Future[Any] | None:
         """Return the turn of who has waited longest, if somebody waits."""

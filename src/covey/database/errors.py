@@ -48,6 +48,10 @@ _UNAVAILABLE = (
 )
 
 
+class ServerFull(DatabaseUnavailable):
+    """PostgreSQL grants the server, the database or the role no further connection; those that are open go on."""
+
+
 def translate(error: BaseException) -> CoveyError | None:
     """Return covey's error for one of asyncpg or of the socket below it; None for any other."""
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED:
@@ -64,6 +68,8 @@ def translate(error: BaseException) -> CoveyError | None:
         return TransactionAborted(f"PostgreSQL: {error}")
     if isinstance(error, asyncpg.InterfaceError) and not _connection_is_gone(error):
         return QueryFailed(f"asyncpg: {error}")
+    if isinstance(error, asyncpg.TooManyConnectionsError):
+        return ServerFull(f"PostgreSQL: {error}")
     if isinstance(error, _UNAVAILABLE):
         return DatabaseUnavailable(f"PostgreSQL: {error or type(error).__name__}")
     if isinstance(error, RuntimeError) and "handler is closed" in str(error):  # uvloop's word for a closed socket

@@ -76,7 +76,7 @@ class Database:
         self._pool = Connections(
             self._connect_for_pool, options.size, min(2, options.size), options.wait.total_seconds()
         )
-        self._refusal = ""
+        self._refusal: DatabaseUnavailable | None = None
         self._trying = False
         self._try_again = 0.0
         self._for_checks = Connections(self._connect_for_pool, 1, 0, options.wait.total_seconds())
@@ -155,17 +155,17 @@ class Database:
         All others are refused at once: each attempt costs the server a process, which one that recovers has not got.
         """
         if self._refusal and (self._trying or time.monotonic() < self._try_again):
-            raise DatabaseUnavailable(f"the database could not be reached a moment ago: {self._refusal}")
+            raise type(self._refusal)(f"the database could not be reached a moment ago: {self._refusal}")
         self._trying = True
         try:
             connection = await self._connect(min(self._options.connect_timeout, self._options.wait), {})
         except DatabaseUnavailable as error:
-            self._refusal = str(error)
+            self._refusal = error
             self._try_again = time.monotonic() + random.uniform(*_REFUSED_SECONDS)
             raise
         finally:
             self._trying = False
-        self._refusal = ""
+        self._refusal = None
         return connection
 
     async def _connect(self, within: timedelta, server_settings: dict[str, str]) -> Connection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import sha1
 
 from covey.messaging.queue_options import QueueOptions
 from covey.valkey.client import Valkey
@@ -107,8 +108,10 @@ class QueueStore:
             await self._valkey.run(_KEEP, [self.ready], worker, *entries)
 
     async def done(self, taken: Taken) -> None:
-        """Forget a job that is done."""
-        await self._valkey.run(_DONE, self._keys, taken.entry, taken.id)
+        """Forget a job that is done: it, and no other that has come under its id since its lease was over."""
+        await self._valkey.run(
+            _DONE, self._keys, taken.entry, taken.id, sha1(taken.text, usedforsecurity=False).hexdigest()
+        )
 
     async def later(self, worker: str, taken: Taken, after: timedelta, why: str) -> None:
         """Have a job tried again after a while."""
@@ -170,7 +173,7 @@ class QueueStore:
 
     async def discard(self, id_: str) -> bool:
         """Forget a dead job; return whether it was dead."""
-        return bool(await self._valkey.run(_DONE, self._keys, "0-1", id_))  # there is no such entry
+        return bool(await self._valkey.run(_DONE, self._keys, "0-1", id_, ""))  # there is no such entry
 
     async def lengths(self) -> Lengths:
         """Count."""
