@@ -5,12 +5,12 @@ one after the other, on core 0. The client: 64 in flight over connections that a
 1 that answers everything with the same 100 bytes. covey sends who asks, until when, trace and token, and has its whole
 policy on; the clients beside it, which are those that were found to be the fastest, have none. Of them the fastest of
 each round counts. Below all of them is what no client is: a loop that writes the same bytes each time and parses what
-comes with httptools. How far covey is from that is told, and held against a bar of its own.
+comes with httptools. How far covey is from that is told beside the others (docs/decisions/0030).
 """
 
 from __future__ import annotations
 
-from bench.client_parties import CLIENTS, FLOOR, PEERS
+from bench.client_parties import CLIENTS, PEERS
 from bench.laboratory import Laboratory
 from bench.party import running
 from bench.results import Answer, Figure
@@ -64,7 +64,6 @@ def _told(costs: dict[str, list[float]], rates: dict[str, list[float]]) -> Answe
         Figure(bar="policy_us", values=costs["covey"]),
         Figure(bar="policy_to_assembled", values=to_assembled),
         Figure(bar="client_to_bare", values=_ratios(rates["covey"], fastest)),
-        Figure(bar="client_to_floor", values=_ratios(rates["covey"], rates[FLOOR])),
     ]
     return told
 
