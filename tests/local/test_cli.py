@@ -109,6 +109,9 @@ def test_up_shows_what_runs_where_and_ctrl_c_stops_it_in_order(covey: Covey, sys
     up = covey("up")
     up.shows("covey down")
     running = records(system_root)
+    with log_of(system_root / ".covey", "beta").open("a") as log:
+        log.write('{"event":"dead_letter","message_type":"thing.made.v1","error":"Unreadable: no JSON"}\n')
+    up.shows("beta has given up thing.made.v1: Unreadable: no JSON\n")
 
     up.press_ctrl_c()
 

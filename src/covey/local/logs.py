@@ -40,6 +40,18 @@ def for_people(line: str, *, colours: bool) -> str:
     return pretty_line(said, colours).decode().rstrip("\n")
 
 
+def writer(path: Path, line: str) -> str:
+    """Return who wrote a line of that log: the process, or in the log of all services the one that the line names."""
+    if path.stem != ONE_PROCESS:
+        return path.stem
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return path.stem
+    service = said.get("service") if isinstance(said, dict) else None
+    return service if isinstance(service, str) else path.stem
+
+
 def show_logs(
     folder: Path, names: Sequence[str], last_lines: int, follow: bool, show: Callable[[str], None], view: View
 ) -> None:
@@ -93,7 +105,7 @@ def _lines(files: Mapping[Path, TextIO], names: Sequence[str], *, whole: bool = 
     """Yield the lines that were written since, each with who wrote it; those of others are passed over."""
     for path, file in files.items():
         for line in _new_lines(file, whole):
-            name = _writer(path, line)
+            name = writer(path, line)
             if not names or name in names:
                 yield name, line
 
@@ -102,19 +114,7 @@ def _writers(paths: Sequence[Path]) -> set[str]:
     """Return who has a log, or lines in the log of all services."""
     of_all = [path for path in paths if path.stem == ONE_PROCESS]
     lines = [(path, line) for path in of_all for line in path.read_text(errors="replace").splitlines()]
-    return {path.stem for path in paths} | {_writer(path, line) for path, line in lines}
-
-
-def _writer(path: Path, line: str) -> str:
-    """Return who wrote a line of that log: the process, or in the log of all services the one that the line names."""
-    if path.stem != ONE_PROCESS:
-        return path.stem
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        return path.stem
-    service = said.get("service") if isinstance(said, dict) else None
-    return service if isinstance(service, str) else path.stem
+    return {path.stem for path in paths} | {writer(path, line) for path, line in lines}
 
 
 def _new_lines(file: TextIO, whole: bool) -> Iterator[str]:

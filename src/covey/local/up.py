@@ -14,6 +14,7 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 
 from covey.local.engines.embedded import EVERY
+from covey.local.notices import tell_of_dead_letters
 from covey.local.origin import copied
 from covey.local.reload import reload_on_change, watch_system_file
 from covey.local.running import RunningSystem, UpOptions, running_system
@@ -55,6 +56,7 @@ class Foreground:
         async with running_system(self._root, self._options) as running, asyncio.TaskGroup() as group:
             group.create_task(reload_on_change(running, self._say))
             group.create_task(watch_system_file(running, self._say))
+            group.create_task(tell_of_dead_letters(running.state, self._say, covey()))
             group.create_task(self._keep_folder(running))
             await asyncio.sleep(0)  # it watches from here on, so that no change after the summary is missed
             self._is_up = True
