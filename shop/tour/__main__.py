@@ -82,7 +82,9 @@ def _keys(attended: bool) -> Iterator[Keys]:
 
 def main() -> int:
     """Run the tour and return its exit status."""
-    parser = argparse.ArgumentParser(prog="shop.tour", description="Kill a service, the database, the broker and a replica, and see.")
+    parser = argparse.ArgumentParser(
+        prog="shop.tour", description="Kill a service, the database, the broker and a replica, and see."
+    )
     parser.add_argument("--state", type=Path, help="the state folder of the system, by default .covey")
     arguments = parser.parse_args()
     attended = sys.stdin.isatty() and sys.stdout.isatty() and not exit_is_asked_for()

@@ -39,11 +39,11 @@ ACTS = (
         title="Orders of a few outcomes",
         before=(
             "Seven orders at once: some go well, one is too big, two are declined, one is",
-            "cancelled, one sent back in part. Watch them end; services talk by messages only.",
+            "cancelled, one sent back. Watch them end: services talk by messages only.",
         ),
         after=(
-            "An order is a saga: reserve, authorize, capture, ship, send mail. A step that is",
-            "refused has those before it undone. Sending back is a saga, too: receive, refund.",
+            "An order is a saga: reserve, authorize, capture, ship, mail. A step that is",
+            "refused has those before it undone. A return is a saga, too: receive, refund.",
         ),
         page="docs/patterns/sagas.md",
         play=orders_of_a_few_outcomes,
@@ -122,7 +122,7 @@ ACTS = (
             "past the services' code, and held against each other, rule by rule.",
         ),
         after=(
-            "The crash test does this after a kill at each point of an order (make crash-points).",
+            "The crash test does this after a kill at each point of an order, one by one.",
             "Next: write a service (examples/first-service), then break it the same way.",
         ),
         page="docs/tour.md",
