@@ -87,7 +87,7 @@ async def test_that_of_a_system_elsewhere_is_refused_and_left_alone(
     environment = {**given, **named(state)}
 
     async with running_system(clone, UpOptions(environment=environment)):
-        for command in ("up", "down", "status", "logs", "migrate"):
+        for command in ("up", "down", "migrate"):
             refused = await asyncio.to_thread(covey, system_root, environment, command)
             assert refused.returncode == 2
             assert f"covey: {state} is the state folder of the system in {clone}: set COVEY_STATE" in refused.stderr
