@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections import Counter
 from collections.abc import Collection
@@ -20,6 +21,7 @@ from uuid import UUID
 from covey.clock import Clock, SystemClock
 from covey.errors import ConfigurationError, CoveyError
 from covey.local.status import read_status
+from covey.settings import state_in
 from shop.books import SERVICES, Books, Sources
 from shop.reading import is_quiet, read
 from shop.rules import findings
@@ -110,11 +112,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="shop.auditor", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--state", type=Path, default=Path(".covey"), help="the state folder of the system")
+    parser.add_argument("--state", type=Path, help="the state folder of the system, by default .covey")
     parser.add_argument("--within", type=float, default=SETTLING_SECONDS, metavar="SECONDS", help="time to settle")
     arguments = parser.parse_args()
     try:
-        found = asyncio.run(audit(sources_of(arguments.state), within_seconds=arguments.within))
+        found = asyncio.run(
+            audit(sources_of(arguments.state or state_in(Path.cwd(), os.environ)), within_seconds=arguments.within)
+        )
     except (CoveyError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -43,7 +43,7 @@ def drill(
     minutes: Annotated[float, typer.Option(min=0.1, max=600, help="How long the load lasts.")] = 2,
     rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Arrivals a second.")] = 30,
     report: Annotated[
-        Path | None, typer.Option(help="Where the page goes; default: .covey/drills.", dir_okay=False)
+        Path | None, typer.Option(help="Where the page goes; default: drills in the state folder.", dir_okay=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
