@@ -17,7 +17,8 @@ class Outcome:
     there); `mail_down`: it takes no connection at first; `wants_mail`: so does this customer; `stranger`: nobody knows
     the customer, so that the mail waits for an address, in vain. `mail`: what must become of the mail about the order,
     if it is confirmed. `differs_in`: the services in which it is not the same as for all others; only there it is
-    struck.
+    struck. `gives_up`: the time of the step is over while the provider is asked to authorize, and the call goes on when
+    the order has been given up.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Outcome:
     stranger: bool = False
     mail: str = "sent"
     differs_in: tuple[str, ...] = ()
+    gives_up: bool = False
     status: str = "confirmed"
 
 
@@ -61,4 +63,5 @@ OUTCOMES = (
     Outcome(name="mail server silent after taking", mailbox="silent-1", differs_in=("notification",)),
     Outcome(name="mail server hangs up after taking", mailbox="drop-1", differs_in=("notification",)),
     Outcome(name="mail server down, then back", mail_down=True, differs_in=("notification",)),
+    Outcome(name="provider stays down", token="tok_down", gives_up=True, status="rejected", differs_in=("payment",)),
 )

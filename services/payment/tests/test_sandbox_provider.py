@@ -213,6 +213,14 @@ async def test_a_provider_that_is_down_books_nothing_and_comes_back(
     assert statuses == [503, 503, 201]
 
 
+async def test_a_provider_that_stays_down_for_a_payment_can_be_told_to_give_it_up(http: aiohttp.ClientSession) -> None:
+    statuses = [(await post(http, "/authorizations", ASK | {"token": "tok_down"}, "k"))[0] for _ in range(20)]
+
+    assert set(statuses) == {503}
+    assert (await post(http, "/voids", {"reference": "order-1"}, "v"))[0] == 201
+    assert await book(http) == [("void", 0, 201)]
+
+
 async def test_the_administrator_can_take_it_down_for_so_many_calls(http: aiohttp.ClientSession) -> None:
     async with http.put("/admin/mode", json={"mode": "down", "calls": 2}) as response:
         assert response.status == 204
