@@ -32,6 +32,8 @@ async def test_the_shop_keeps_its_promises_while_everything_is_broken(tmp_path: 
 
     assert not result.objections(), "\n".join([stream.getvalue(), *told(result)])
     assert result.record.kills >= 5
+    assert all(result.struck().values())
+    assert result.struck().keys() >= {"kills", "kills of relays", "pauses", "duplicates"}
     assert result.record.completed >= len(result.record.accepts) > 50
 
 

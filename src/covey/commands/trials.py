@@ -51,7 +51,8 @@ def drill(
 
     Processes are killed and stopped, messages duplicated and delayed, and what the system itself knows to break, while
     users arrive who wait for nobody. `[drill]` in covey.toml names the module that knows users and auditor. Exit status
-    0: no violation, and all kills hit. Ctrl-C ends load and faults, and audits; a second one ends it all.
+    0: no violation, and all kills and each kind of fault hit. Ctrl-C ends load and faults, and audits; a second one
+    ends it all.
     """
     from covey.testing.drill.command import run_drill
     from covey.testing.drill.drill import DrillOptions
