@@ -28,13 +28,15 @@ _PAUSE_SECONDS = (0.2, 1.0)
 _IN_PROGRESS = 409
 
 _TOKENS = {
-    "tok_ok": 76,
+    "tok_ok": 72,
     "tok_declined": 6,
     "tok_capture_declined": 4,
     "tok_slow": 4,
     "tok_timeout_after_capture": 4,
     "tok_down_3": 3,
     "tok_timeout_after_charge": 2,
+    "tok_lies": 2,
+    "tok_lies_capture": 2,
     "tok_late": 1,
 }
 _READS, _CANCELS, _REPEATS, _SCARCE, _STRANGERS = 0.15, 0.1, 0.05, 0.05, 0.05

@@ -35,6 +35,7 @@ _MISBEHAVIOUR = {
     "provider says nothing": "silent",
     "provider books late": "late",
     "provider is down": "down",
+    "provider lies": "lie",
 }
 
 Rules = dict[str, list[str]]
