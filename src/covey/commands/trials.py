@@ -41,7 +41,7 @@ def demo(
 def drill(
     seed: Annotated[int | None, typer.Option(help="The same seed makes the same faults; default: a new one.")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, max=600, help="How long the load lasts.")] = 2,
-    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Arrivals a second.")] = 30,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Users a second: of the shop, orders.")] = 30,
     report: Annotated[
         Path | None, typer.Option(help="Where the page goes; default: .covey/drills.", dir_okay=False)
     ] = None,

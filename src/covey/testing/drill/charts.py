@@ -76,11 +76,12 @@ def completed_per_second(record: Record, bins: Bins) -> list[float]:
 
 def _frame(result: Result, bins: Bins, title: str, height: int = _HEIGHT) -> Frame:
     load_end = result.record.load_ended
+    last = max((strike.until for strike in result.record.strikes), default=0.0)
     return Frame(
         title=title,
         seconds=bins.seconds,
         height=height,
-        calm_from=min(result.schedule.calm_from, load_end),
+        calm_from=min(max(result.schedule.calm_from, last), load_end),
         load_end=load_end,
     )
 

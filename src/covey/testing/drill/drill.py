@@ -44,7 +44,7 @@ def _environment() -> Mapping[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class DrillOptions:
-    """How a system is drilled. `rate` is in arrivals a second, `state` where it lives: by default a new folder.
+    """How a system is drilled. `rate` is in users a second, `state` where it lives: by default a new folder.
 
     Engines that `environment` names are used and not broken.
     """
@@ -67,7 +67,7 @@ async def drill(root: Path, options: DrillOptions, progress: Progress, clock: Cl
     open_drilled = opener(system)
     state = options.state or Path(tempfile.mkdtemp(prefix="covey-drill-"))
     up = UpOptions(state=state, replicas=_replicas(system), environment=options.environment)
-    progress.say(f"{system.name}: seed {options.seed}, {options.seconds:g} s, {options.rate:g} arrivals a second")
+    progress.say(f"{system.name}: seed {options.seed}, {options.seconds:g} s, {options.rate:g} users a second")
     progress.say(f"starting the system; its logs are in {state / 'logs'}")
     async with running_system(root, up) as running, open_drilled(running) as drilled:
         result = await _Drill(running, drilled, options, progress, clock or SystemClock()).run()

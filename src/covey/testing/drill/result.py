@@ -102,10 +102,9 @@ def told(result: Result) -> Sequence[str]:
     """Return the result in a few lines, for a terminal."""
     record, latency = result.record, result.record.latencies()
     struck = ", ".join(f"{number} {name}" for name, number in result.struck().items() if number)
-    rest = record.arrived - len(record.accepts) - record.not_begun - record.abandoned
     lines = [
         f"{record.arrived} arrived, {len(record.accepts)} accepted (p50 {readable(latency['p50'])}, p99"
-        f" {readable(latency['p99'])}), {record.completed} completed; {rest} only read or were refused,"
+        f" {readable(latency['p99'])}), {record.completed} completed;"
         f" {record.not_begun} not begun, {record.abandoned} gave up; {len(record.failures)} attempts failed",
         f"faults that hit: {struck or 'none'}; {record.kills} of {result.schedule.kills} kills",
         *result.verdict.summary,

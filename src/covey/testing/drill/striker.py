@@ -1,7 +1,7 @@
 """Carries out a schedule on a running system, and heals what it has done.
 
 Processes are hit by the id that their unit has at that moment, never by name. What cannot be done just now, because its
-victim is down from another fault, is done as soon as it can, but not once the calm has begun.
+victim is down from another fault, is done as soon as it can, if need be in the calm, but not after the load.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Striker:
         self._clock = clock
         self._stopped: dict[str, _Standstill] = {}
         self._one_own = asyncio.Lock()
-        self._calm_from = math.inf
+        self._load_ends = math.inf
 
     async def carry_out(self, schedule: Schedule) -> None:
         """Carry out all faults at their times, each on its own, so that they overlap; return when all are over."""
-        self._calm_from = schedule.calm_from
+        self._load_ends = schedule.seconds
         async with asyncio.TaskGroup() as group:
             for fault in schedule.faults:
                 await self._clock.sleep(fault.at - self._record.now())
@@ -101,9 +101,9 @@ class Striker:
         until = self._record.now()
         self._record.strikes.append(Strike(fault=fault, at=outcome.at, until=until, hit=outcome.hit, note=outcome.note))
 
-    def _is_calm(self, seconds: float = 0.0) -> bool:
-        """Tell whether the calm has begun, or will have in so many seconds."""
-        return self._record.now() + seconds >= self._calm_from
+    def _is_over(self, seconds: float = 0.0) -> bool:
+        """Tell whether the load is over, or will be in so many seconds."""
+        return self._record.now() + seconds >= self._load_ends
 
     def _outcome(self, hit: bool, note: str) -> _Outcome:
         return _Outcome(self._record.now(), hit, note)
@@ -112,7 +112,7 @@ class Striker:
         """Kill a process. A kill of nobody is none."""
         unit = self._system.units[fault.unit]
         while (note := await self._kill_now(unit)) is None:
-            if self._is_calm():
+            if self._is_over():
                 return self._outcome(False, "it did not run")
             await asyncio.sleep(_LOOK_SECONDS)
         return self._outcome(True, note)
@@ -120,7 +120,7 @@ class Striker:
     async def _kill_relay(self, fault: KillRelay) -> _Outcome:
         """Kill the process whose session has the relay's lock; the next that has it, when the database is away."""
         why = "nobody had the role"
-        while not self._is_calm():
+        while not self._is_over():
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     unit = await relay_of(self._system, fault.service)
@@ -141,9 +141,9 @@ class Striker:
         return f"pid {pid}" if began else f"pid {pid}, before it was up"
 
     async def _pause(self, fault: Pause) -> _Outcome:
-        """Stop a process, unless it would not go on before the calm; one that stands still already is waited for."""
+        """Stop a process that does not stand still already, unless it would not go on before the end of the load."""
         while not (stopped := self._stop(fault.unit)):
-            if self._is_calm(fault.seconds):
+            if self._is_over(fault.seconds):
                 return self._outcome(False, "it did not run")
             await asyncio.sleep(_LOOK_SECONDS)
         began, standstill = self._record.now(), _Standstill(stopped)
@@ -172,7 +172,7 @@ class Striker:
             try:
                 number = await self._republish(fault)
             except (CoveyError, OSError) as error:
-                if self._is_calm():
+                if self._is_over():
                     return self._outcome(False, f"{type(error).__name__}: {error}")
                 await self._clock.sleep(_AGAIN_SECONDS)
             else:
@@ -192,15 +192,15 @@ class Striker:
                 return self._outcome(False, why)
             began = self._record.now()
             try:
-                await self._clock.sleep(min(fault.seconds, self._calm_from - began))
+                await self._clock.sleep(min(fault.seconds, self._load_ends - began))
             finally:
                 ended = await asyncio.shield(self._insist_on_end(own))
         return _Outcome(began, True, "" if ended else "it could not be ended")
 
     async def _insist_on_begin(self, fault: OwnFault) -> str | None:
         """Begin a fault, again and again: who is to be told of it may be down just now. Return why it could not be."""
-        why = "the calm had begun"
-        while not self._is_calm():
+        why = "the load was over"
+        while not self._is_over():
             try:
                 await fault.begin()
             except (CoveyError, OSError) as error:
