@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covey.testing.drill.drilled import Verdict
-from covey.testing.drill.faults import Fault, kind, text
+from covey.testing.drill.faults import Fault, Own, kind, text
 from covey.testing.drill.record import Record
 from covey.testing.drill.schedule import Schedule
 
@@ -66,7 +66,8 @@ class Result:
     def struck(self) -> dict[str, int]:
         """Return how many faults have hit, by kind; of each kind that was scheduled, also when none has."""
         hits = Counter(kind(strike.fault) for strike in self.record.strikes if strike.hit)
-        return {name: hits[name] for name in dict.fromkeys(map(kind, self.schedule.faults))}
+        own_last = sorted(self.schedule.faults, key=lambda fault: (isinstance(fault, Own), kind(fault)))
+        return {name: hits[name] for name in dict.fromkeys(map(kind, own_last))}
 
     def as_json(self) -> str:
         """Return all of it, for a script."""
