@@ -51,7 +51,7 @@ class ShopDrill:
         self._clients = clients
         self._http = http
         self._sources = sources
-        self._customers: Customers
+        self.customers: Customers
 
     @property
     def faults(self) -> Sequence[OwnFault]:
@@ -73,11 +73,11 @@ class ShopDrill:
         await known_to_notification(self._sources.databases["notification"], set(users))
         restless = users[:: _USERS // _RESTLESS]
         offered = Range(plenty=products[:-1], scarce=products[-1], users=users, restless=restless)
-        self._customers = Customers(self._clients, offered)
+        self.customers = Customers(self._clients, offered)
 
     async def arrive(self, chance: random.Random, notes: Notes) -> None:
         """See Drilled."""
-        await self._customers.arrive(chance, notes)
+        await self.customers.arrive(chance, notes)
 
     async def completed(self) -> int:
         """See Drilled: count the orders that are settled."""
@@ -85,7 +85,7 @@ class ShopDrill:
 
     async def audit(self, within_seconds: float) -> Verdict:
         """See Drilled."""
-        promises = self._customers.promises
+        promises = self.customers.promises
         found = await audit(self._sources, promises.accepted, within_seconds=within_seconds)
         rules: Rules = {rule: list(violations) for rule, violations in found.findings.items()}
         users = await self._asked("SELECT user_id, count(*) FROM orders GROUP BY user_id", "fetch")

@@ -69,17 +69,21 @@ async def test_books_that_were_tampered_with_fail_the_drill(tmp_path: Path) -> N
         drilled(system) as shop,
     ):
         await shop.prepare()
-        for number in range(20):
+        for number in range(60):
             await shop.arrive(random.Random(number), notes)
         before = await shop.audit(60)
         connection = await asyncpg.connect(system.database_url("inventory"))
         await connection.execute("UPDATE reservation SET status = 'released' WHERE status = 'sold'")
+        await connection.execute("DELETE FROM restock_line")
         await connection.close()
         after = await shop.audit(60)
 
-    assert notes.accepts == 20  # whatever else they do, each places an order
+    assert notes.accepts == 60  # whatever else they do, each places an order
     assert before.violations == []
+    assert shop.customers.promises.versions
+    assert len(shop.customers.promises.returned) == ended_returns(before.summary) > 1
     assert any("its reservation is released" in violation for violation in after.violations)
+    assert any("0 pieces were restocked for it" in violation for violation in after.violations)
 
 
 def promises(**what: Any) -> Promises:
