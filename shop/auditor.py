@@ -56,11 +56,14 @@ class Audit:
             for name in ("received", "free", "reserved", "sold")
         }
         mails = Counter(mail.status for about in books.confirmations.values() for mail in about)
+        came_back = Counter(one.status for one in books.returns.values())
+        back = ", ".join(f"{count} {name}" for name, count in sorted(came_back.items()))
         told = "".join(f"{count} {name}, " for name, count in sorted(mails.items()))
         return [
             f"orders  {len(books.orders)}: {counts or 'none'}",
             "money   " + ", ".join(f"{amount / 100:.2f} {name}" for name, amount in money.items()),
             "stock   " + ", ".join(f"{amount} {name}" for name, amount in pieces.items()),
+            f"returns {len(books.returns)}: {back or 'none'}",
             f"parcels {sum(one.shipments for one in books.carrier.values())} shipments,"
             f" {sum(one.shipped for one in books.carrier.values())} pieces shipped,"
             f" {sum(one.returned for one in books.carrier.values())} returned",

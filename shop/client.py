@@ -113,6 +113,15 @@ class ShopClient:
         body = {"name": "Ada", "email": email, "preferences": preferences}
         return UUID((await self.post("user", "/users", body, key))["id"])
 
+    async def change(self, account: str, version: int, change: Mapping[str, Any], key: str | None = None) -> int:
+        """Change a part of what is at an address of an account, which is at this version; return the one after it.
+
+        Raises Unexpected with status 412 when it is at another.
+        """
+        headers = {"If-Match": f'"{version}"', "Content-Type": "application/merge-patch+json"}
+        headers |= {"Idempotency-Key": key} if key else {}
+        return int((await self._asked("PATCH", "user", account, json=dict(change), headers=headers))["version"])
+
     async def close_account(self, user_id: UUID) -> None:
         """Close an account: what is personal of it is erased everywhere."""
         await self._asked("DELETE", "user", f"/users/{user_id}")
