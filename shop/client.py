@@ -72,7 +72,9 @@ class ShopClient:
     @asynccontextmanager
     async def open(cls, urls: Mapping[str, str], mint: Mint) -> AsyncIterator[ShopClient]:
         """Connect when first used. `urls` has one for each service that is asked."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+        # Services close a connection that has rested for 5 s, which may be the moment in which it would be used again.
+        connector = aiohttp.TCPConnector(keepalive_timeout=2)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=10)) as http:
             yield cls(http, urls, mint)
 
     async def products(self) -> dict[str, UUID]:
