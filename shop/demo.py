@@ -130,9 +130,7 @@ class Demo:
         return [task.result() for task in tasks]
 
     async def _timelines(self, orders: Sequence[tuple[Scenario, UUID]]) -> None:
-        self._terminal.heading(
-            "What was done for each, in the books of every service; for some with messages and sagas"
-        )
+        self._terminal.heading("What was done for each, in the books of every service; for some message by message")
         logs = self._system.state / "logs"
         timelines = await self._watched(
             "reading", {scenario.title: timeline(self._sources, order_id, logs) for scenario, order_id in orders}
