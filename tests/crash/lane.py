@@ -13,7 +13,7 @@ from functools import partial
 
 from covey.testing.eventually import eventually
 from tests.crash.foresight import foresee
-from tests.crash.logbook import DIRECT, TURN, is_typical
+from tests.crash.logbook import DIRECT, TURN, Sighting, is_typical
 from tests.crash.points import Point, points_of
 from tests.crash.watcher import Watcher
 from tests.harness.customer import Customer
@@ -25,7 +25,7 @@ from tests.wire.exchange import Call, Mailing, Statement
 
 SETTLING = timedelta(seconds=30)
 SETTLING_SECONDS = SETTLING.total_seconds()
-REGISTERING, PLACING = "POST /users", "POST /orders"
+REGISTERING, UNSUBSCRIBING, PLACING = "POST /users", "PATCH /users/…/preferences", "POST /orders"
 CANCELLING, RETURNING = "POST /orders/…/cancel", "POST /orders/…/returns"
 _APART_SECONDS = 1.3
 """So far apart orders begin of whose calls every other fails: fewer than 20 in 10 s, or a breaker decides."""
@@ -92,9 +92,13 @@ class Lane:
             point
             for service, watcher in self.watchers.items()
             if not outcome.differs_in or service in outcome.differs_in
-            for point in points_of(outcome.name, service, watcher.logbook.entries)
+            for point in points_of(outcome.name, service, self._struck(service, watcher.logbook.entries))
             if not outcome.busy or point.about.startswith(_ONLY_WHEN_BUSY)
         ]
+
+    def _struck(self, service: str, entries: list[Sighting]) -> list[Sighting]:
+        """Return what was seen since the outcome differs from others."""
+        return [one for one in entries if one.order > self._differs_from.get(service, -1)]
 
     @asynccontextmanager
     async def _lanes(self, outcome: Outcome) -> AsyncIterator[None]:
@@ -146,6 +150,7 @@ class Lane:
 
     async def _begin(self, outcome: Outcome, point: Point | None) -> Customer:
         """Have a customer who is about to order, and watch from now on what is done for them."""
+        self._differs_from: dict[str, int] = {}
         customer = Customer(self.shop, self._ledger, outcome)
         if not (outcome.registers or outcome.stranger):
             await customer.register()
@@ -169,11 +174,16 @@ class Lane:
     async def _order(self, customer: Customer, outcome: Outcome) -> None:
         """Do all that the customer does, whatever is killed meanwhile."""
         watcher = self.watchers["order"]
-        await self._ledger.tell_carrier(outcome.carrier or "answer", 1)
+        about = "return" if outcome.returns else None
+        await self._ledger.tell_carrier(outcome.carrier or "answer", 1, about)
         await self._ledger.tell_mail_server("down" if outcome.mail_down else "accept", 2)
         if outcome.registers:
             self.watchers["user"].logbook.request = REGISTERING
             await customer.register()
+            self.watchers["user"].logbook.request = ""
+        if outcome.unsubscribes:
+            self.watchers["user"].logbook.request = UNSUBSCRIBING
+            await customer.unsubscribe()
             self.watchers["user"].logbook.request = ""
         watcher.logbook.request = PLACING
         order_id = await customer.place()
@@ -186,6 +196,9 @@ class Lane:
             self._cancelled.set()
         if outcome.returns:
             await customer.await_goods(order_id)  # how often that asks is chance, and no point
+            if outcome.differs_late:
+                await eventually(lambda: self._ledger.at_rest(customer.user_id), SETTLING)
+                self._differs_from = {service: one.logbook.place() for service, one in self.watchers.items()}
             watcher.logbook.request = RETURNING
             await customer.send_back(order_id)
             watcher.logbook.request = ""

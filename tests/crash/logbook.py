@@ -87,6 +87,10 @@ class Logbook:
         """Return the number that the next such call will have."""
         return self._numbers[about, call] + 1
 
+    def place(self) -> int:
+        """Return a place after all that was seen, and before all that will be."""
+        return next(self._orders)
+
     def asked(self, exchange: Exchange) -> list[Sighting]:
         """Enter a request; return what it is, which for some is not known yet."""
         match exchange:

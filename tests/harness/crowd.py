@@ -17,7 +17,7 @@ QUICK = tuple(
     one
     for one in OUTCOMES
     if not (one.overdue or one.busy or one.cancels or one.returns or one.registers or one.carrier)
-    and not (one.mail_down or one.stranger or one.gives_up)
+    and not (one.mail_down or one.stranger or one.gives_up or one.unsubscribes)
 )
 """The outcomes that need nobody but the customer."""
 

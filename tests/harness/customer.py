@@ -42,10 +42,15 @@ class Customer:
         Who orders at once is served as well, but their mail waits for the address, and goes another way each time.
         """
         key, outcome, register = str(new_id()), self._outcome, self._shop.client.register
-        user_id = self.user_id = await self._insisting(
-            lambda: register(outcome.mailbox, wants_mail=outcome.wants_mail, key=key)
-        )
-        await eventually(lambda: self._ledger.knows(user_id), timedelta(seconds=PATIENCE_SECONDS))
+        self.user_id = await self._insisting(lambda: register(outcome.mailbox, wants_mail=outcome.wants_mail, key=key))
+        await self._known(version=1)
+
+    async def unsubscribe(self) -> None:
+        """Want no mail about orders any more, until the answer is 200, and wait until notification has heard of it."""
+        key, user_id = str(new_id()), self.user_id
+        assert user_id is not None
+        await self._insisting(lambda: self._shop.client.unsubscribe(user_id, key))
+        await self._known(version=2)
 
     async def place(self) -> UUID:
         """Place the order, until the answer is 201."""
@@ -71,6 +76,11 @@ class Customer:
         key = str(new_id())
         await self._insisting(lambda: self._shop.client.return_goods(order_id, {self._shop.product: 1}, key))
 
+    async def _known(self, version: int) -> None:
+        user_id = self.user_id
+        assert user_id is not None
+        await eventually(lambda: self._ledger.knows(user_id, version), timedelta(seconds=PATIENCE_SECONDS))
+
     async def _shipped(self, order_id: UUID) -> None:
         if (await self._shop.client.order(order_id))["shipment"] is None:
             raise DependencyUnavailable("not yet")
@@ -85,7 +95,7 @@ class Customer:
 
     def expects(self, order: Found) -> bool:
         """Tell whether the order has ended as it must."""
-        if list(order.returns.values()) != ["completed"] * self._outcome.returns:
+        if list(order.returns.values()) != ([self._outcome.returns] if self._outcome.returns else []):
             return False
         if self._outcome.cancels and not self.cancelled:
             return order.status == "confirmed"

@@ -92,10 +92,10 @@ class Ledger:
             ]
             yield cls(pools, *outside)
 
-    async def knows(self, user_id: UUID) -> bool:
-        """Tell whether notification has heard of a user."""
+    async def knows(self, user_id: UUID, version: int) -> bool:
+        """Tell whether notification has heard of a user as they are since this version."""
         found: bool = await self.pools["notification"].fetchval(
-            "SELECT EXISTS (SELECT FROM recipient WHERE id = $1)", user_id
+            "SELECT EXISTS (SELECT FROM recipient WHERE id = $1 AND version >= $2)", user_id, version
         )
         return found
 
@@ -166,9 +166,9 @@ class Ledger:
         rows = await self.pools["notification"].fetch("SELECT status FROM mail WHERE order_id = $1", order.id)
         return [row["status"] for row in rows]
 
-    async def tell_carrier(self, mode: str, calls: int | None = None) -> None:
-        """Have the carrier behave in this way, from now on or in its next calls."""
-        await _tell(self._carrier, mode, calls)
+    async def tell_carrier(self, mode: str, calls: int, kind: str | None = None) -> None:
+        """Have the carrier behave in this way when it is next asked to carry something: of any kind, or of this."""
+        await _tell(self._carrier, mode, calls, operation="book", kind=kind)
 
     async def tell_mail_server(self, mode: str, calls: int | None = None) -> None:
         """Have the mail server behave in this way, from now on or in its next calls."""
@@ -304,8 +304,8 @@ async def _as_it_is(_: object) -> None:
     """Give a connection back without the round trip that resets it: it is only read from."""
 
 
-async def _tell(http: aiohttp.ClientSession, mode: str, calls: int | None) -> None:
-    async with http.put("/admin/mode", json={"mode": mode, "calls": calls}) as response:
+async def _tell(http: aiohttp.ClientSession, mode: str, calls: int | None, **about: str | None) -> None:
+    async with http.put("/admin/mode", json={"mode": mode, "calls": calls, **about}) as response:
         assert response.status == 204
 
 

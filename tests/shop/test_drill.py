@@ -62,7 +62,7 @@ class Quiet:
 
 
 @pytest.mark.slow
-async def test_books_that_were_tampered_with_fail_the_drill(tmp_path: Path) -> None:
+async def test_the_audit_of_a_drill_finds_books_that_were_tampered_with(tmp_path: Path) -> None:
     notes = Quiet()
     async with (
         running_system(ROOT, UpOptions(state=tmp_path / "state")) as system,

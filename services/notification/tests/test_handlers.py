@@ -21,6 +21,11 @@ from covey.message import Reply
 from covey.work.unit_of_work import Transactions
 
 PRICE = Money(4_900, "EUR")
+UNWANTED = [
+    ({"wants_order_mail": False}, "the user wants no mail about orders"),
+    ({"email": None, "locale": None, "wants_order_mail": False}, "the account is closed"),
+]
+"""What can become of a user so that they get no mail, and the reason that is on record then."""
 
 
 @dataclass
@@ -166,13 +171,7 @@ async def test_a_busy_server_is_asked_again_and_a_refused_mail_is_recorded_and_d
     assert await sink.mails() == []
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"wants_order_mail": False}, "the user wants no mail about orders"),
-        ({"email": None, "locale": None, "wants_order_mail": False}, "the account is closed"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "reason"), UNWANTED)
 async def test_a_mail_that_nobody_wants_is_skipped_with_a_reason_and_done(
     flow: Flow, command: SendConfirmation, sink: Any, fields: dict[str, Any], reason: str
 ) -> None:
@@ -187,19 +186,21 @@ async def test_a_mail_that_nobody_wants_is_skipped_with_a_reason_and_done(
     assert await sink.mails() == []
 
 
-async def test_who_closes_the_account_while_the_server_is_down_gets_no_further_attempt(
-    flow: Flow, command: SendConfirmation, sink: Any
+@pytest.mark.parametrize(("fields", "reason"), UNWANTED)
+async def test_who_wants_none_any_more_while_the_server_is_down_gets_no_further_attempt(
+    flow: Flow, command: SendConfirmation, sink: Any, fields: dict[str, Any], reason: str
 ) -> None:
     await flow.told(command.user_id)
     await sink.order("down", calls=1)
     with pytest.raises(DependencyUnavailable):
         await flow.run(command)
-    await flow.told(command.user_id, version=2, email=None, locale=None, wants_order_mail=False)
+    await flow.told(command.user_id, version=2, **fields)
 
-    await flow.run(command)
+    reply = await flow.run(command)
 
     mail = await flow.mail(command.saga_id)
-    assert (mail.status, mail.reason, mail.attempts) == (Status.SKIPPED, "the account is closed", 1)
+    assert reply == Reply()
+    assert (mail.status, mail.reason, mail.attempts) == (Status.SKIPPED, reason, 1)
     assert await sink.mails() == []
 
 

@@ -3,6 +3,7 @@
     tok_ok                      all is well
     tok_declined                the authorization is declined
     tok_capture_declined        the capture is declined
+    tok_refund_declined         refunds are declined
     tok_slow                    the authorization is answered late, but within what a client waits
     tok_late                    the authorization is booked after the client has given up, and never answered
     tok_timeout_after_charge    the authorization is booked, and no call is ever answered
@@ -49,6 +50,7 @@ class Script:
 _SCRIPTS = {
     "tok_declined": Script(Operation.AUTHORIZE, Mode.DECLINE),
     "tok_capture_declined": Script(Operation.CAPTURE, Mode.DECLINE),
+    "tok_refund_declined": Script(Operation.REFUND, Mode.DECLINE),
     "tok_slow": Script(Operation.AUTHORIZE, Mode.SLOW, 1),
     "tok_late": Script(Operation.AUTHORIZE, Mode.LATE),
     "tok_timeout_after_charge": Script(Operation.AUTHORIZE, Mode.SILENT),

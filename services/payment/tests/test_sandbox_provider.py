@@ -117,6 +117,16 @@ async def test_a_declined_card_stays_declined_under_its_key(http: aiohttp.Client
     assert await book(http) == [("authorize", 0, 402)]
 
 
+async def test_the_refunds_of_a_card_can_be_declined_and_nothing_else(http: aiohttp.ClientSession) -> None:
+    await post(http, "/authorizations", ASK | {"token": "tok_refund_declined"}, "a")
+    await post(http, "/captures", TAKE, "c")
+
+    status, _ = await post(http, "/refunds", TAKE, "r")
+
+    assert status == 402
+    assert await book(http) == [("authorize", 4_900, 201), ("capture", 4_900, 201), ("refund", 0, 402)]
+
+
 @pytest.mark.parametrize("token", ["", "tok_stolen", "TOK_OK", "tok_down_"])
 async def test_a_token_that_stands_for_no_means_of_payment_is_declined(http: aiohttp.ClientSession, token: str) -> None:
     status, answer = await post(http, "/authorizations", ASK | {"token": token}, "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from user_service.generated.user.v1.user_pb2_grpc import UserServiceStub
 
 from covey.database.migrations import migrate
 from covey.ids import new_id
+from covey.work.unit_of_work import Transactions
 
 NAME = {"full": "Ada Lovelace", "given": "Ada", "family": "Lovelace"}
 CONTACT = {"email": "ada@example.org", "phone": "+4915112345678"}
@@ -145,6 +147,26 @@ async def test_a_new_client_changes_a_part_and_the_rest_stays(v1: Client, v2: Cl
         "id": path[1:],
         "version": 2,
     }
+
+
+async def test_of_every_change_others_are_told_whichever_way_it_is_made(
+    v1: Client, v2: Client, transactions: Transactions
+) -> None:
+    path = await v2.made(ADA)
+    await v1.change("PUT", path, FLAT)
+    await v1.change("PATCH", path, {"age": 37})
+    await v1.change("PUT", f"{path}/preferences", PREFERENCES)
+    await v1.change("PATCH", f"{path}/preferences", {"locale": "de"})
+    await v2.change("PUT", path, {**ADA, "preferences": PREFERENCES})
+    await v2.change("PATCH", path, {"preferences": {"order_mail": False}})
+    await v2.ask("DELETE", path)
+
+    async with transactions.begin() as work:
+        rows = await work.fetch("SELECT body FROM covey.outbox WHERE key = $1 ORDER BY position", path[1:])
+    told = [json.loads(row["body"]) for row in rows]
+    assert [event["version"] for event in told] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [event["locale"] for event in told] == ["en", "en", "en", "en", "de", "en", "en", None]
+    assert [event["wants_order_mail"] for event in told] == [True] * 6 + [False] * 2
 
 
 @pytest.mark.parametrize("version", [1, 2])
