@@ -122,13 +122,6 @@ class ShopClient:
         headers |= {"Idempotency-Key": key} if key else {}
         return int((await self._asked("PATCH", "user", account, json=dict(change), headers=headers))["version"])
 
-    async def unsubscribe(self, user_id: UUID, key: str | None = None) -> None:
-        """Have a user want no mail about orders any more, whatever they wanted before."""
-        headers = {"If-Match": "*", "Content-Type": "application/merge-patch+json"}
-        headers |= {"Idempotency-Key": key} if key else {}
-        path, change = f"/users/{user_id}/preferences", {"order_mail": False}
-        await self._asked("PATCH", "user", path, json=change, headers=headers)
-
     async def close_account(self, user_id: UUID) -> None:
         """Close an account: what is personal of it is erased everywhere."""
         await self._asked("DELETE", "user", f"/users/{user_id}")

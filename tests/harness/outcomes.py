@@ -20,8 +20,8 @@ class Outcome:
     waits for an address, in vain. `mail`: what must become of the mail about the order, if it is confirmed.
     `differs_in`: the services in which it is not the same as for all others; only there it is struck.
     `differs_late`: it is the same until the piece is sent back, once all else is at rest; it is struck only from
-    there on. `gives_up`: the time of the step is over while the provider is asked to authorize, and the call
-    goes on when the order has been given up.
+    there on. `gives_up`: the time of the step is over while the provider is asked to authorize, and the call goes on
+    when the order has been given up.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Outcome:
     stranger: bool = False
     mail: str = "sent"
     differs_in: tuple[str, ...] = ()
-    gives_up: bool = False
     differs_late: bool = False
+    gives_up: bool = False
     status: str = "confirmed"
 
 
