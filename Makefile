@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Half of all that there is to compile, and nothing would be gained: charts, which no test draws, mypy, which comes
 # compiled, and tests, which pytest compiles.
 UNCOMPILED := site-packages/(matplotlib|mpl_toolkits|numpy|fontTools|PIL|mypy|mypyc)/|/tests/
-STATES = $(wildcard .covey examples/*/.covey)
+STATES = $(wildcard .covey examples/*/.covey) $(patsubst %/home.json,%,$(wildcard .covey-*/home.json .covey-*/*/home.json))
 
 # Tests make and remove hundreds of databases, and ext4 looks at every file that was removed in the last minute before
 # it makes another: with memory to spare, theirs are in memory. `make test TMPDIR=/tmp` keeps them on the disk.
@@ -81,6 +81,6 @@ $(READY): requirements.lock pyproject.toml $(SERVICES) .ci/uv
 	@touch $@
 
 clean: ## Remove what was made here: environment, state, caches
-	@for state in $(STATES); do if [ -x $(VENV)/bin/covey ]; then (cd $$state/.. && $(CURDIR)/$(VENV)/bin/covey down); fi; done
+	@for state in $(STATES); do if [ -x $(VENV)/bin/covey ]; then (cd $$state/.. && COVEY_STATE=$(CURDIR)/$$state $(CURDIR)/$(VENV)/bin/covey down); fi; done
 	rm -rf .venv .tools $(STATES) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections import Counter
 from collections.abc import Collection
@@ -20,6 +21,7 @@ from uuid import UUID
 from covey.clock import Clock, SystemClock
 from covey.errors import ConfigurationError, CoveyError
 from covey.local.status import read_status
+from covey.settings import state_in
 from shop.books import SERVICES, Books, Sources
 from shop.reading import is_quiet, read
 from shop.rules import findings
@@ -54,11 +56,14 @@ class Audit:
             for name in ("received", "free", "reserved", "sold")
         }
         mails = Counter(mail.status for about in books.confirmations.values() for mail in about)
+        came_back = Counter(one.status for one in books.returns.values())
+        back = ", ".join(f"{count} {name}" for name, count in sorted(came_back.items()))
         told = "".join(f"{count} {name}, " for name, count in sorted(mails.items()))
         return [
             f"orders  {len(books.orders)}: {counts or 'none'}",
             "money   " + ", ".join(f"{amount / 100:.2f} {name}" for name, amount in money.items()),
             "stock   " + ", ".join(f"{amount} {name}" for name, amount in pieces.items()),
+            f"returns {len(books.returns)}: {back or 'none'}",
             f"parcels {sum(one.shipments for one in books.carrier.values())} shipments,"
             f" {sum(one.shipped for one in books.carrier.values())} pieces shipped,"
             f" {sum(one.returned for one in books.carrier.values())} returned",
@@ -110,11 +115,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="shop.auditor", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--state", type=Path, default=Path(".covey"), help="the state folder of the system")
+    parser.add_argument("--state", type=Path, help="the state folder of the system, by default .covey")
     parser.add_argument("--within", type=float, default=SETTLING_SECONDS, metavar="SECONDS", help="time to settle")
     arguments = parser.parse_args()
     try:
-        found = asyncio.run(audit(sources_of(arguments.state), within_seconds=arguments.within))
+        found = asyncio.run(
+            audit(sources_of(arguments.state or state_in(Path.cwd(), os.environ)), within_seconds=arguments.within)
+        )
     except (CoveyError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

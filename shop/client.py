@@ -72,7 +72,9 @@ class ShopClient:
     @asynccontextmanager
     async def open(cls, urls: Mapping[str, str], mint: Mint) -> AsyncIterator[ShopClient]:
         """Connect when first used. `urls` has one for each service that is asked."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+        # Services close a connection that has rested for 5 s, which may be the moment in which it would be used again.
+        connector = aiohttp.TCPConnector(keepalive_timeout=2)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=10)) as http:
             yield cls(http, urls, mint)
 
     async def products(self) -> dict[str, UUID]:
@@ -111,12 +113,14 @@ class ShopClient:
         body = {"name": "Ada", "email": email, "preferences": preferences}
         return UUID((await self.post("user", "/users", body, key))["id"])
 
-    async def unsubscribe(self, user_id: UUID, key: str | None = None) -> None:
-        """Have a user want no mail about orders any more, whatever they wanted before."""
-        headers = {"If-Match": "*", "Content-Type": "application/merge-patch+json"}
+    async def change(self, account: str, version: int, change: Mapping[str, Any], key: str | None = None) -> int:
+        """Change a part of what is at an address of an account, which is at this version; return the one after it.
+
+        Raises Unexpected with status 412 when it is at another.
+        """
+        headers = {"If-Match": f'"{version}"', "Content-Type": "application/merge-patch+json"}
         headers |= {"Idempotency-Key": key} if key else {}
-        path, change = f"/users/{user_id}/preferences", {"order_mail": False}
-        await self._asked("PATCH", "user", path, json=change, headers=headers)
+        return int((await self._asked("PATCH", "user", account, json=dict(change), headers=headers))["version"])
 
     async def close_account(self, user_id: UUID) -> None:
         """Close an account: what is personal of it is erased everywhere."""

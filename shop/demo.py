@@ -10,7 +10,8 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -42,6 +43,8 @@ _SERVICE_STYLES = {
     "mail-sink": "bold",
 }
 
+_SAID = ("inbox", "outbox", "saga")
+
 
 class Demo:
     """One run. What is not as it should be is kept in `failures`."""
@@ -55,12 +58,20 @@ class Demo:
         self._sources = sources_of(system)
 
     async def run(self) -> None:
-        """Go through all parts."""
+        """Go through all parts but the last, which is `conclude`."""
         products = await self._seed()
         orders = await self._outcomes(products)
         await self._timelines(orders)
         await self._kill(products)
+
+    async def conclude(self, began: float) -> int:
+        """Audit the books, say how it has ended, and return the exit status: 0 only if all was as it should be.
+
+        `began` is when everything did, by `time.perf_counter`.
+        """
         await self._audit()
+        conclude(self._terminal, self.failures, time.perf_counter() - began)
+        return 1 if self.failures else 0
 
     async def _seed(self) -> dict[str, UUID]:
         self._terminal.heading("Products")
@@ -119,18 +130,38 @@ class Demo:
         return [task.result() for task in tasks]
 
     async def _timelines(self, orders: Sequence[tuple[Scenario, UUID]]) -> None:
-        self._terminal.heading("What was done for some of them, in the books of every service")
-        for scenario, order_id in ((scenario, order_id) for scenario, order_id in orders if scenario.followed):
-            moments = await timeline(self._sources, order_id, self._system.state / "logs")
+        self._terminal.heading("What was done for each, in the books of every service; for some message by message")
+        logs = self._system.state / "logs"
+        timelines = await self._watched(
+            "reading", {scenario.title: timeline(self._sources, order_id, logs) for scenario, order_id in orders}
+        )
+        for (scenario, order_id), moments in zip(orders, timelines, strict=True):
             self._terminal.say(f"\n  {self._terminal.styled(scenario.title, 'bold')}, order {order_id}")
-            for moment in moments:
-                self._tell(moment, moments[0])
+            if scenario.followed:
+                self._tell_all(moments)
+            else:
+                self._tell_deeds(moments)
 
-    def _tell(self, moment: Moment, first: Moment) -> None:
+    def _tell_all(self, moments: Sequence[Moment]) -> None:
+        for moment in moments:
+            kind = self._terminal.styled(f"{moment.kind:<8}", "dim")
+            self._terminal.beside(f"{self._when_and_who(moment, moments[0])}{kind}  ", moment.text, at=39)
+
+    def _tell_deeds(self, moments: Sequence[Moment]) -> None:
+        """Tell what was done, without messages and sagas: in a line what a service did until another did something.
+
+        What went wrong with it stands in lines of its own.
+        """
+        deeds = [moment for moment in moments if moment.kind not in _SAID]
+        for _, group in groupby(deeds, lambda moment: (moment.service, moment.kind == "log")):
+            together = list(group)
+            text = "; ".join(_counted(moment.text for moment in together))
+            self._terminal.beside(self._when_and_who(together[0], moments[0]), text, at=29)
+
+    def _when_and_who(self, moment: Moment, first: Moment) -> str:
         milliseconds = (moment.at - first.at).total_seconds() * 1000
         service = self._terminal.styled(f"{moment.service:<12}", _SERVICE_STYLES.get(moment.service, "dim"))
-        kind = self._terminal.styled(f"{moment.kind:<8}", "dim")
-        self._terminal.beside(f"  {milliseconds:8,.0f} ms  {service}  {kind}  ", moment.text, at=39)
+        return f"  {milliseconds:8,.0f} ms  {service}  "
 
     async def _kill(self, products: dict[str, UUID]) -> None:
         self._terminal.heading("kill -9 of payment, with orders under way")
@@ -171,6 +202,13 @@ class Demo:
             self.failures.append(text)
 
 
+def _counted(texts: Iterable[str]) -> Iterator[str]:
+    """Yield each text, once where it stands several times in a row, and how often that is."""
+    for text, several in groupby(texts):
+        number = sum(1 for _ in several)
+        yield f"{number} × {text}" if number > 1 else text
+
+
 def _told(mail: dict[str, Any] | None) -> str:
     """Return what has become of a mail, in words."""
     if mail is None:
@@ -190,11 +228,11 @@ async def run(terminal: Terminal, *, stay: bool, state: Path | None = None) -> i
     async with shown_shop(terminal, state) as (system, client):
         demo = Demo(system, client, terminal)
         await demo.run()
-        conclude(terminal, demo.failures, time.perf_counter() - began)
+        status = await demo.conclude(began)
         if stay:
             _invite(terminal, system)
             await asyncio.Event().wait()
-    return 1 if demo.failures else 0
+    return status
 
 
 def _invite(terminal: Terminal, system: RunningSystem) -> None:

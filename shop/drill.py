@@ -1,16 +1,19 @@
 """The shop in a drill: customers, a provider that misbehaves, and the auditor. `covey drill` runs it.
 
 Beside the books it holds the shop to what each customer was told: an order that was accepted exists and can be seen,
-one whose cancellation was accepted ends cancelled, and a submission makes one order, however often it is repeated.
+one whose cancellation was accepted ends cancelled, a return and a change of an account that were accepted are there,
+and a submission makes one order, however often it is repeated.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -27,7 +30,7 @@ from shop.seed import known_to_notification, known_to_order
 from shop.showing import sources_of
 
 _PRODUCTS = 24
-_USERS = 200
+_USERS, _RESTLESS = 200, 50
 _PLENTY, _SCARCE = 10_000_000, 400
 _ANSWER_SECONDS = 2.0
 _MISBEHAVIOUR = {
@@ -35,6 +38,7 @@ _MISBEHAVIOUR = {
     "provider says nothing": "silent",
     "provider books late": "late",
     "provider is down": "down",
+    "provider lies": "lie",
 }
 
 Rules = dict[str, list[str]]
@@ -47,7 +51,7 @@ class ShopDrill:
         self._clients = clients
         self._http = http
         self._sources = sources
-        self._customers: Customers
+        self.customers: Customers
 
     @property
     def faults(self) -> Sequence[OwnFault]:
@@ -67,11 +71,13 @@ class ShopDrill:
         users = [await client.register(wants_mail=number % 5 > 0) for number in range(_USERS)]
         await known_to_order(self._sources.databases["order"], set(products))
         await known_to_notification(self._sources.databases["notification"], set(users))
-        self._customers = Customers(self._clients, Range(plenty=products[:-1], scarce=products[-1], users=users))
+        restless = users[:: _USERS // _RESTLESS]
+        offered = Range(plenty=products[:-1], scarce=products[-1], users=users, restless=restless)
+        self.customers = Customers(self._clients, offered)
 
     async def arrive(self, chance: random.Random, notes: Notes) -> None:
         """See Drilled."""
-        await self._customers.arrive(chance, notes)
+        await self.customers.arrive(chance, notes)
 
     async def completed(self) -> int:
         """See Drilled: count the orders that are settled."""
@@ -79,12 +85,18 @@ class ShopDrill:
 
     async def audit(self, within_seconds: float) -> Verdict:
         """See Drilled."""
-        promises = self._customers.promises
+        promises = self.customers.promises
         found = await audit(self._sources, promises.accepted, within_seconds=within_seconds)
         rules: Rules = {rule: list(violations) for rule, violations in found.findings.items()}
         users = await self._asked("SELECT user_id, count(*) FROM orders GROUP BY user_id", "fetch")
-        status = {order.id: order.status for order in found.books.orders.values()}
-        return Verdict(rules=rules | kept(promises, status, dict(users)), summary=found.summary())
+        books = found.books
+        told = Told(
+            status={order.id: order.status for order in books.orders.values()},
+            orders_of=dict(users),
+            returns=books.returns.keys(),
+            versions={user_id: user.version for user_id, user in books.users.items()},
+        )
+        return Verdict(rules=rules | kept(promises, told), summary=found.summary())
 
     async def _tell_provider(self, mode: str) -> None:
         url = f"{self._sources.provider}/admin/mode"
@@ -105,18 +117,36 @@ class ShopDrill:
             raise DatabaseUnavailable(f"order's database does not answer: {type(error).__name__}") from error
 
 
-def kept(promises: Promises, status: Mapping[Any, str], orders_of: Mapping[Any, int]) -> Rules:
-    """Return what customers were promised and did not get: `status` by order, `orders_of` the number by user. Pure."""
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the books say of promises: the status of each order, how many a user has, returns, and users' versions."""
+
+    status: Mapping[UUID, str]
+    orders_of: Mapping[UUID, int]
+    returns: Collection[UUID]
+    versions: Mapping[UUID, int]
+
+
+def kept(promises: Promises, told: Told) -> Rules:
+    """Return what customers were promised and did not get. Pure."""
     return {
         "nobody was told what is not so": promises.broken,
         "an order whose cancellation was accepted is cancelled": [
-            f"order {order_id} was to be cancelled, and is {status.get(order_id, 'lost')}"
+            f"order {order_id} was to be cancelled, and is {told.status.get(order_id, 'lost')}"
             for order_id in promises.cancelled
-            if status.get(order_id) != "cancelled"
+            if told.status.get(order_id) != "cancelled"
+        ],
+        "a return that was accepted is there": [
+            f"return {return_id} was accepted and is lost" for return_id in promises.returned - set(told.returns)
+        ],
+        "an account is as it was changed last, or was changed again": [
+            f"user {user_id} was told of version {version}, and is at {told.versions.get(user_id, 'none')}"
+            for user_id, version in promises.versions.items()
+            if told.versions.get(user_id, 0) < version
         ],
         "a submission makes one order, however often it is repeated": [
             f"user {user_id} submitted {promises.submitted[user_id]} orders and has {number}"
-            for user_id, number in orders_of.items()
+            for user_id, number in told.orders_of.items()
             if number > promises.submitted[user_id]
         ],
     }

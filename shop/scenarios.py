@@ -50,7 +50,7 @@ class Scenario:
     """What is done, and the status and the reason that must come of it. `lines` are quantities by product name.
 
     `mailbox` is that of the customer: the mail server behaves as its name says. `mail`: what must become of the mail.
-    `followed`: it is worth to see step by step what was done for it.
+    `followed`: it is worth to see step by step what was done for it; of others only in short.
     """
 
     title: str
@@ -118,6 +118,18 @@ SCENARIOS = (
     ),
     Scenario(title="the provider is slow", lines={"Stoneware mug": 1}, token="tok_slow"),
     Scenario(title="the provider is down, then back", lines={"Olive-wood spoon": 1}, token="tok_down_3"),
+    Scenario(
+        title="the provider is down, and stays down",
+        lines={"Linen tea towel": 1},
+        token="tok_down",
+        status="rejected",
+        reason="authorizing the payment: no answer in time",
+    ),
+    Scenario(
+        title="the provider goes down before the capture",
+        lines={"Olive-wood spoon": 2},
+        token="tok_down_capture_3",
+    ),
     Scenario(
         title="the provider captures, and does not say so",
         lines={"Cast-iron teapot": 1},

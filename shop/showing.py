@@ -14,6 +14,7 @@ from signal import SIGHUP, SIGINT, SIGTERM
 from covey.errors import CoveyError
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.unit import Unit, Up
+from covey.local.up import covey
 from shop.books import SERVICES, Sources
 from shop.client import ShopClient
 from shop.terminal import Terminal
@@ -70,6 +71,8 @@ def conclude(terminal: Terminal, failures: Sequence[str], seconds: float) -> Non
     terminal.say(f"\n{verdict}, after {seconds:.0f} s.")
     for failure in failures:
         terminal.result(failure, good=False)
+    if failures:
+        terminal.say(f"What each process wrote, also after the end: {covey()} logs")
 
 
 def exit_is_asked_for() -> bool:

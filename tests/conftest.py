@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from covey.settings import STATE
 from covey.telemetry.health import Readiness
 from covey.telemetry.telemetry import Telemetry
+
+os.environ.pop(STATE, None)  # who runs these tests may have a system of that name, which is none of theirs
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from shop.tour.stage import Stage
 
 async def tour(terminal: Terminal, *, attended: bool, state: Path | None = None, acts: Sequence[Act] = ACTS) -> int:
     """Bring the shop up, play the acts, stay up if there is anybody; return the exit status."""
-    terminal.say(terminal.styled("covey: a tour of a shop in which everything is killed once", "bold"))
+    terminal.say(terminal.styled("covey: a tour of a shop whose service, database and broker are killed", "bold"))
     with _keys(attended) as keys:
         return await _tour(terminal, keys, state, acts)
 
@@ -82,7 +82,9 @@ def _keys(attended: bool) -> Iterator[Keys]:
 
 def main() -> int:
     """Run the tour and return its exit status."""
-    parser = argparse.ArgumentParser(prog="shop.tour", description="Kill everything in the shop once, and see.")
+    parser = argparse.ArgumentParser(
+        prog="shop.tour", description="Kill a service, the database, the broker and a replica, and see."
+    )
     parser.add_argument("--state", type=Path, help="the state folder of the system, by default .covey")
     arguments = parser.parse_args()
     attended = sys.stdin.isatty() and sys.stdout.isatty() and not exit_is_asked_for()

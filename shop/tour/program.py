@@ -11,7 +11,7 @@ from shop.tour.outages import a_replica_dies, nats_dies, payment_dies, postgres_
 from shop.tour.poison import a_message_is_poison
 from shop.tour.stage import Stage
 
-_SHOWN = SCENARIOS[:6]
+_SHOWN = SCENARIOS[:7]
 """The rest of them are in `make demo`: a provider that does not answer takes its time."""
 
 
@@ -25,7 +25,7 @@ async def orders_of_a_few_outcomes(stage: Stage) -> None:
 
 
 async def the_books(stage: Stage) -> None:
-    """Say which rules hold, now that everything has been killed once."""
+    """Say which rules hold, after all the kills."""
     await stage.turn("see every rule", first=True)
     found = await stage.audited()
     for line in found.summary():
@@ -38,12 +38,12 @@ ACTS = (
     Act(
         title="Orders of a few outcomes",
         before=(
-            "Six orders at once: some go well, one is too big, two are declined, one is",
-            "cancelled. Watch them end; order, inventory and payment talk by messages only.",
+            "Seven orders at once: some go well, one is too big, two are declined, one is",
+            "cancelled, one sent back. Watch them end: services talk by messages only.",
         ),
         after=(
-            "Each order is a saga: reserve, authorize, capture, confirm. A step that is",
-            "refused has the steps before it undone. No service waits for another's answer.",
+            "An order is a saga: reserve, authorize, capture, ship, mail. A step that is",
+            "refused has those before it undone. A return is a saga, too: receive, refund.",
         ),
         page="docs/patterns/sagas.md",
         play=orders_of_a_few_outcomes,
@@ -118,11 +118,11 @@ ACTS = (
     Act(
         title="The books",
         before=(
-            "Everything was killed once. All databases and the provider's own book are read",
-            "again, past the services' code, and held against each other, rule by rule.",
+            "All databases, and the books of provider, carrier and mail server, are read",
+            "past the services' code, and held against each other, rule by rule.",
         ),
         after=(
-            "The crash test does this after a kill at each of 3,400 points of an order.",
+            "The crash test does this after a kill at each point of an order, one by one.",
             "Next: write a service (examples/first-service), then break it the same way.",
         ),
         page="docs/tour.md",

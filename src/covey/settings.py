@@ -38,6 +38,9 @@ VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,;?&=~-]*")
 _ASSIGNMENT = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)=(?:'((?:[^'\\]|\\.)*)'|([^\n]*))$", re.MULTILINE | re.DOTALL)
 
+STATE = "COVEY_STATE"
+"""The environment variable that names the state folder of a system, where that is not `.covey`."""
+
 _given: ContextVar[Mapping[str, str] | None] = ContextVar("covey_environment", default=None)
 """What is read in place of the environment of the process, while `load` has been given one."""
 
@@ -181,7 +184,7 @@ def load(settings: type[S], service: str, environment: Mapping[str, str] | None 
     """Read `settings` from an environment; raise ConfigurationError naming each variable that is wrong.
 
     When none is given it is that of the process. What that lacks is taken from the file that `covey up` writes for a
-    service that is started by hand, in a debugger say, anywhere inside the project.
+    service that is started by hand, in a debugger say, anywhere inside the project: `state_in` tells where.
     """
     token = _given.set(_environment_of_the_process(service) if environment is None else environment)
     try:
@@ -204,6 +207,11 @@ def load(settings: type[S], service: str, environment: Mapping[str, str] | None 
             " one name, after which its streams and its database are called"
         )
     return loaded
+
+
+def state_in(root: Path, environment: Mapping[str, str]) -> Path:
+    """Return where the system of the folder `root` has its state: in COVEY_STATE, seen from there, or in `.covey`."""
+    return root / (environment.get(STATE) or ".covey")
 
 
 def environment_text(environment: Mapping[str, str]) -> str:
@@ -243,7 +251,7 @@ def _header(member: str) -> tuple[str, str]:
 
 def _environment_of_the_process(service: str) -> dict[str, str]:
     here = Path.cwd()
-    files = (folder / ".covey" / "env" / f"{service}.env" for folder in (here, *here.parents))
+    files = (state_in(folder, os.environ) / "env" / f"{service}.env" for folder in (here, *here.parents))
     file = next((file for file in files if file.is_file()), None)
     return {**(environment_in(file.read_text()) if file else {}), **os.environ}
 

@@ -28,7 +28,7 @@ SETTLING_SECONDS = SETTLING.total_seconds()
 REGISTERING, UNSUBSCRIBING, PLACING = "POST /users", "PATCH /users/…/preferences", "POST /orders"
 CANCELLING, RETURNING = "POST /orders/…/cancel", "POST /orders/…/returns"
 _APART_SECONDS = 1.3
-"""So far apart orders begin of whose calls every other fails: fewer than 20 in 10 s, or shipping's breaker decides."""
+"""So far apart orders begin of whose calls every other fails: fewer than 20 in 10 s, or a breaker decides."""
 
 _RECORDINGS = 12
 _ONLY_WHEN_BUSY = (TURN, DIRECT, "ingest")
@@ -61,7 +61,7 @@ class Lane:
         self.shop = shop
         self._ledger = ledger
         self._busy = lanes
-        self._carrier_down_at = -_APART_SECONDS
+        self._down_at = -_APART_SECONDS
         self.watchers: dict[str, Watcher] = {}
         for service in shop.replicas:
             replica = shop.replica(service)
@@ -155,9 +155,9 @@ class Lane:
         if not (outcome.registers or outcome.stranger):
             await customer.register()
             await eventually(lambda: self._ledger.is_idle(), SETTLING)
-        if outcome.carrier == "down":
-            await asyncio.sleep(self._carrier_down_at + _APART_SECONDS - time.monotonic())
-            self._carrier_down_at = time.monotonic()
+        if outcome.carrier == "down" or outcome.gives_up:
+            await asyncio.sleep(self._down_at + _APART_SECONDS - time.monotonic())
+            self._down_at = time.monotonic()
         for service, watcher in self.watchers.items():
             watcher.watch(point if point and point.service == service else None)
         payment, shipping = self.watchers["payment"], self.watchers["shipping"]
@@ -167,6 +167,8 @@ class Lane:
         notification.retrying = self._ledger.give_up_on_addresses if outcome.stranger else _go_on
         self._asked, self._cancelled = asyncio.Event(), asyncio.Event()
         payment.calling = self._wait_for_cancellation if outcome.cancels else _go_on
+        if outcome.gives_up:
+            payment.calling = partial(self._wait_until_given_up, customer)
         return customer
 
     async def _order(self, customer: Customer, outcome: Outcome) -> None:
@@ -207,6 +209,13 @@ class Lane:
         if call.line.startswith("POST /authorizations"):
             self._asked.set()
             await self._cancelled.wait()
+
+    async def _wait_until_given_up(self, customer: Customer, call: Call) -> None:
+        if call.line.startswith("POST /authorizations"):
+            order = await self._ledger.order_of(customer.user_id)
+            assert order is not None
+            await self._ledger.let_time_pass(order)
+            await eventually(lambda: self._ledger.is_to_be_voided(order), SETTLING)
 
     async def _booked(self, call: Call | Mailing) -> None:
         assert isinstance(call, Call)

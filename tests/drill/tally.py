@@ -1,6 +1,7 @@
 """A system as small as can be: votes are sent to it, and are in its file when they were answered with 200.
 
-Or not: one that is forgetful answers first, and writes when somebody asks for what there is.
+Or not: one that is forgetful answers first, and writes when somebody asks for what there is. One that is deaf cannot be
+told to misbehave in the way of its own.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Tally:
     @property
     def faults(self):
         async def nothing():
-            return None
+            if {deaf}:
+                raise DependencyUnavailable("nobody obeys")
         return [OwnFault(name="nothing at all", begin=nothing, end=nothing)]
 
     async def prepare(self):
@@ -104,11 +106,11 @@ async def drilled(system):
 """
 
 
-def files(name: str, *, forgetful: bool = False) -> dict[str, str]:
+def files(name: str, *, forgetful: bool = False, deaf: bool = False) -> dict[str, str]:
     """Return the files of the system of that name; it is also part of that of its module, which is imported once."""
     module = f"drill_of_{name.replace('-', '_')}"
     return {
         "covey.toml": f'[system]\nname = "{name}"\n[services.tally]\n[drill]\nmodule = "{module}"\n',
         "services/tally/tally_service/__main__.py": SERVICE.format(forgetful=forgetful),
-        f"{module}.py": DRILLED.format(),
+        f"{module}.py": DRILLED.format(deaf=deaf),
     }

@@ -61,6 +61,8 @@ async def test_a_system_that_keeps_its_promises_passes_whatever_is_killed(write_
     assert status == 0, told
     assert result["passed"]
     assert result["kills"]["hit"] == result["kills"]["scheduled"] > 0
+    assert result["struck"].keys() == {"kills", "pauses", "nothing at all"}
+    assert all(result["struck"].values())
     assert result["accepted"] > 20
     assert result["completed"] == result["accepted"]
     assert "Passed: no violation" in (root / "page.html").read_text()
@@ -82,6 +84,19 @@ async def test_a_system_that_answers_before_it_has_written_is_found_out(write_ta
     assert "violation" in result["objections"][0]
     assert (Path(result["state"]) / "logs" / "tally.log").is_file()
     assert "is lost" in (root / f".covey/drills/seed-{SEED}.html").read_text()
+
+
+@pytest.mark.slow
+async def test_a_fault_that_could_never_be_begun_fails_the_drill(write_tally: WriteTally) -> None:
+    root = write_tally(deaf=True)
+
+    command = await drilled(root, "--minutes", str(MINUTES), "--json")
+    status, result, told = await ended(command)
+
+    assert status == 1, told
+    assert "nobody was hit by any of: nothing at all" in result["objections"]
+    assert result["struck"]["nothing at all"] == 0
+    assert {strike["note"] for strike in result["strikes"] if not strike["hit"]} == {"nobody obeys"}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Iterable
 
 from tests.wire.exchange import Arrival, Exchange, Publication, Stage, Statement, Tap
@@ -13,17 +14,20 @@ from tests.wire.nats import Frames, with_headers
 class Delaying:
     """Keeps everything back for a while, up to `most_seconds`: between connections, and so between keys, order is lost.
 
-    Within a connection it is kept, as TCP does.
+    Within a connection it is kept, as TCP does. `delayed` counts what was kept back for half of that or longer.
     """
 
     def __init__(self, seed: int, most_seconds: float) -> None:
         self._random = random.Random(seed)
         self._most = most_seconds
+        self.delayed: Counter[type[Exchange]] = Counter()
 
     async def passes(self, stage: Stage, exchange: Exchange) -> bool:
         """See Tap."""
         if stage is not Stage.DELIVERED:
-            await asyncio.sleep(self._most * self._random.random() ** 4)
+            seconds = self._most * self._random.random() ** 4
+            await asyncio.sleep(seconds)
+            self.delayed[type(exchange)] += seconds >= self._most / 2
         return True
 
 

@@ -10,7 +10,7 @@ from covey.database.pool import Database
 from covey.messaging.relay import republish
 from tests.faults.conftest import Open, Scene
 from tests.faults.taps import Delaying, Doubling, Losing, Together
-from tests.wire.exchange import Tap
+from tests.wire.exchange import Arrival, Publication, Tap
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -63,11 +63,15 @@ async def test_delay_and_disorder_between_keys_change_no_outcome(
     open_scene: Open, number: int, most_seconds: float
 ) -> None:
     async with open_scene(1) as scene:
-        put(scene, Delaying(seed=number, most_seconds=most_seconds))
+        delaying = Delaying(seed=number, most_seconds=most_seconds)
+        put(scene, delaying)
 
         await scene.crowd.order(number)
 
         await scene.crowd.settle(within_seconds=60 + number)
+        assert delaying.delayed.total() > number
+        assert delaying.delayed[Publication] > 0
+        assert delaying.delayed[Arrival] > 0
 
 
 @pytest.mark.parametrize("number", NUMBERS)

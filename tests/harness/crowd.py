@@ -17,7 +17,7 @@ QUICK = tuple(
     one
     for one in OUTCOMES
     if not (one.overdue or one.busy or one.cancels or one.returns or one.registers or one.carrier)
-    and not (one.mail_down or one.stranger or one.unsubscribes)
+    and not (one.mail_down or one.stranger or one.unsubscribes or one.gives_up)
 )
 """The outcomes that need nobody but the customer."""
 

@@ -49,7 +49,8 @@ class Customer:
         """Want no mail about orders any more, until the answer is 200, and wait until notification has heard of it."""
         key, user_id = str(new_id()), self.user_id
         assert user_id is not None
-        await self._insisting(lambda: self._shop.client.unsubscribe(user_id, key))
+        wish, change = f"/users/{user_id}/preferences", self._shop.client.change
+        await self._insisting(lambda: change(wish, 1, {"order_mail": False}, key))
         await self._known(version=2)
 
     async def place(self) -> UUID:

@@ -185,6 +185,13 @@ class Ledger:
                 str(order.saga_id),
             )
 
+    async def is_to_be_voided(self, order: Found) -> bool:
+        """Tell whether payment has been told to give up what is put aside for an order."""
+        found: bool = await self.pools["payment"].fetchval(
+            "SELECT EXISTS (SELECT FROM covey.inbox WHERE key = $1 AND type = 'payment.void.v1')", str(order.saga_id)
+        )
+        return found
+
     async def give_up_on_addresses(self) -> None:
         """Let the time be over that mails wait for an address, of those that wait for one now."""
         await self.pools["notification"].execute(

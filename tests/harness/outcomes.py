@@ -20,7 +20,8 @@ class Outcome:
     waits for an address, in vain. `mail`: what must become of the mail about the order, if it is confirmed.
     `differs_in`: the services in which it is not the same as for all others; only there it is struck.
     `differs_late`: it is the same until the piece is sent back, once all else is at rest; it is struck only from
-    there on.
+    there on. `gives_up`: the time of the step is over while the provider is asked to authorize, and the call goes on
+    when the order has been given up.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Outcome:
     mail: str = "sent"
     differs_in: tuple[str, ...] = ()
     differs_late: bool = False
+    gives_up: bool = False
     status: str = "confirmed"
 
 
@@ -81,4 +83,5 @@ OUTCOMES = (
     Outcome(name="mail server silent after taking", mailbox="silent-1", differs_in=("notification",)),
     Outcome(name="mail server hangs up after taking", mailbox="drop-1", differs_in=("notification",)),
     Outcome(name="mail server down, then back", mail_down=True, differs_in=("notification",)),
+    Outcome(name="provider stays down", token="tok_down", gives_up=True, status="rejected", differs_in=("payment",)),
 )

@@ -12,14 +12,17 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
+import psycopg
 import pytest
 
 from covey.local.engines.placement import cache_folder
 from covey.local.processes import Record, read_records
 from covey.local.registry import registered, running_systems
 from covey.local.state import StateFolder, open_state, records_of
+from covey.local.status import read_status
 
 Covey = Callable[..., subprocess.Popen[str]]
 
@@ -101,6 +104,16 @@ def records(root: Path) -> list[Record]:
     return read_records(records_of(root / ".covey"))
 
 
+def told_to_alpha(state: Path) -> dict[str, str]:
+    """Ask the service of the system that is up from that state folder what is in its environment."""
+    status = read_status(state)
+    assert status is not None
+    (alpha,) = (unit for unit in status.units if unit.name == "alpha")
+    with urlopen(f"{alpha.url}/environment", timeout=5) as answer:
+        found: dict[str, str] = json.load(answer)
+        return found
+
+
 def shared_memory_of(record: Record) -> list[Path]:
     """Return the files in shared memory that a process has open."""
     found = re.findall(r"/dev/shm/\S+", Path(f"/proc/{record.pid}/maps").read_text())
@@ -167,6 +180,46 @@ def test_down_returns_when_the_guardian_of_a_supervisor_that_it_ended_is_done(co
 
     assert told_by(down)
     assert not any(record.running() for record in running)
+
+
+def test_of_one_folder_as_many_run_side_by_side_as_have_a_state_folder(
+    covey: Covey, system_root: Path, cache: Path
+) -> None:
+    def of(name: str) -> dict[str, str]:
+        return {**os.environ, "COVEY_STATE": name}
+
+    names = [".covey-main", "branches/other"]
+    ups = [covey(system_root, "up", environment=of(name)) for name in names]
+    for up in ups:
+        until_up(up)
+    first, second = (told_to_alpha(system_root / name) for name in names)
+    own = ("PORT", "GRPC_PORT", "DATABASE_URL", "NATS_URL", "VALKEY_URL", "DEVELOPMENT_KEY", "PEER", "COVEY_STATE")
+
+    assert [name for name in own if first[name] == second[name]] == []
+    assert [told["COVEY_STATE"] for told in (first, second)] == [str(system_root / name) for name in names]
+    with psycopg.connect(first["DATABASE_URL"]) as one, psycopg.connect(second["DATABASE_URL"]) as other:
+        one.execute("INSERT INTO thing VALUES (1)")
+        one.commit()
+        assert other.execute("SELECT * FROM thing").fetchall() == []
+    assert not (system_root / ".covey").exists()
+
+    assert told_by(covey(system_root, "down", environment=of(names[0]))) == "stopped\n"
+
+    assert ups[0].wait(15) == 0
+    assert told_to_alpha(system_root / names[1]) == second
+    assert covey(system_root, "status", environment=of(names[0])).wait(15) == 3
+    assert "alpha" in told_by(covey(system_root, "status", environment=of(names[1])))
+    again = covey(system_root, "up", environment=of(names[0]))
+    until_up(again)
+    assert {name: told_to_alpha(system_root / names[0])[name] for name in own} == {name: first[name] for name in own}
+
+    down = told_by(covey(system_root, "down", "--all"))
+
+    assert sorted(line.partition(" ")[2] for line in down.splitlines()) == [
+        f"({system_root}/{name}): stopped" for name in names
+    ]
+    assert [up.wait(15) for up in (again, ups[1])] == [0, 0]
+    assert [record for name in names for record in read_records(records_of(system_root / name))] == []
 
 
 async def test_a_note_that_cannot_be_read_is_no_obstacle(cache: Path, state: StateFolder) -> None:

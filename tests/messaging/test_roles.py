@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
 
-from covey.database.pool import Database
+from covey.database.pool import Database, PoolOptions
 from covey.messaging.brokers.memory import MemoryBroker
-from covey.messaging.roles import BEAT_SECONDS, LEASE_SECONDS, Roles
+from covey.messaging.roles import BEAT_SECONDS, LEASE_SECONDS, Roles, holder_of
 from covey.testing.cable import Cable
 from covey.testing.eventually import eventually
 from covey.testing.replica import replica
@@ -74,6 +74,24 @@ async def test_of_several_one_has_it(database_url: str, running: list[str]) -> N
         assert len(running) == 1
         assert [holder.roles.holds("work") for holder in holders].count(True) == 1
     assert running == []
+
+
+async def test_it_can_be_seen_from_outside_whose_session_has_it(database: Database, database_url: str) -> None:
+    async def holder() -> str | None:
+        async with database.acquire() as connection:
+            return await holder_of(connection, "work")
+
+    async with Database.open(database_url, PoolOptions(application="order 2")) as own:
+        roles = asyncio.create_task(Roles(own, 1, {"work": asyncio.Event().wait, "rest": asyncio.Event().wait}).run())
+        await eventually(lambda: holding(holder, "order 2"))
+        roles.cancel()
+        await asyncio.gather(roles, return_exceptions=True)
+
+    await eventually(lambda: holding(holder, None))
+
+
+async def holding(holder: Callable[[], Awaitable[str | None]], name: str | None) -> bool:
+    return await holder() == name
 
 
 async def test_of_one_that_dies_another_has_it_at_once(database_url: str, running: list[str]) -> None:

@@ -44,6 +44,7 @@ async def test_a_shop_that_nobody_tampered_with_is_in_order(shop: Shop) -> None:
         "orders  3: 1 confirmed, 2 rejected",
         "money   37.50 authorized, 25.00 captured, 12.50 voided, 12.50 refunded",
         "stock   10 received, 9 free, 0 reserved, 1 sold",
+        "returns 1: 1 completed",
         "parcels 1 shipments, 2 pieces shipped, 1 returned",
         "mail    1 sent, 1 arrived",
     ]

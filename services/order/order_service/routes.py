@@ -159,7 +159,7 @@ class Happening(BaseModel):
 
 
 class History(BaseModel):
-    """All that has happened to an order in this service, oldest first."""
+    """What has happened to an order, oldest first: its states, and 90 days long the steps that led to them."""
 
     order_id: OrderId
     entries: list[Happening]

@@ -9,7 +9,8 @@
     GET  /health
 
 A key that was used is answered as it was the first time; with another request it is 422; while its first call is
-still under way it is 409.
+still under way it is 409. A provider that lies has booked what it says has failed (500): whoever asks again under the
+same key is told the truth in the end, and whoever believes it charges twice, or leaves the money where it is.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ class _Provider:
             return _problem(422, "this key was used for another request")
         if mode in (Mode.SILENT, Mode.LATE):
             await self._hang_on(http)
+        if mode is Mode.LIE:
+            return _problem(500, "it failed, and nothing was booked")
         return JSONResponse(entry.answer, entry.status)
 
     async def _carry_out(self, operation: Operation, request: Request, key: str, mode: Mode) -> Entry | None:

@@ -8,7 +8,10 @@
     tok_late                    the authorization is booked after the client has given up, and never answered
     tok_timeout_after_charge    the authorization is booked, and no call is ever answered
     tok_timeout_after_capture   the capture is booked, and its first call is not answered
-    tok_down_3                  the first three calls to authorize find the provider down (503)
+    tok_lies                    the authorization is booked, and its first two calls are told that it failed (500)
+    tok_lies_capture            the capture is, and its first two calls
+    tok_down                    every call to authorize finds the provider down (503)
+    tok_down_3                  the first three calls to authorize do
     tok_down_capture_3          the first three calls to capture do
 
 Any other token stands for no means of payment: its authorization is declined.
@@ -31,6 +34,7 @@ class Mode(StrEnum):
     SLOW = "slow"
     LATE = "late"
     SILENT = "silent"
+    LIE = "lie"
     DOWN = "down"
 
 
@@ -51,6 +55,9 @@ _SCRIPTS = {
     "tok_late": Script(Operation.AUTHORIZE, Mode.LATE),
     "tok_timeout_after_charge": Script(Operation.AUTHORIZE, Mode.SILENT),
     "tok_timeout_after_capture": Script(Operation.CAPTURE, Mode.SILENT, 1),
+    "tok_down": Script(Operation.AUTHORIZE, Mode.DOWN),
+    "tok_lies": Script(Operation.AUTHORIZE, Mode.LIE, 2),
+    "tok_lies_capture": Script(Operation.CAPTURE, Mode.LIE, 2),
 }
 _DOWN = re.compile(r"tok_down_(capture_)?([0-9]{1,3})")
 

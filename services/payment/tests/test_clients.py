@@ -78,6 +78,15 @@ async def test_a_provider_that_is_down_is_unavailable(provider: Provider) -> Non
         await provider.authorize("order-1", PRICE, "tok_down_1", "a")
 
 
+async def test_a_failure_that_the_provider_reports_is_not_believed(provider: Provider) -> None:
+    for _ in range(2):
+        with pytest.raises(DependencyUnavailable, match="500"):
+            await provider.authorize("order-1", PRICE, "tok_lies", "a")
+
+    assert await provider.authorize("order-1", PRICE, "tok_lies", "a") == Approved(4_900)
+    assert await provider.void("order-1", "v") == Voided(authorized=4_900, amount=4_900)
+
+
 async def test_a_provider_that_is_not_there_is_unavailable() -> None:
     async with HttpProvider.open("http://127.0.0.1:1", LIMIT) as provider:
         with pytest.raises(DependencyUnavailable):

@@ -166,9 +166,12 @@ async def test_a_crash_after_the_call_asks_again_with_the_same_key_and_charges_o
     assert await flow.book(order_id) == [("authorize", 4_900)]
 
 
-async def test_a_void_finds_out_what_the_unanswered_authorization_did(flow: Flow, order_id: OrderId) -> None:
+@pytest.mark.parametrize("token", ["tok_timeout_after_charge", "tok_lies"])
+async def test_a_void_finds_out_what_the_authorization_did_that_was_not_answered_or_said_to_have_failed(
+    flow: Flow, order_id: OrderId, token: str
+) -> None:
     with pytest.raises(DependencyUnavailable):
-        await flow.run(flow.authorize, authorization(order_id, "tok_timeout_after_charge"))
+        await flow.run(flow.authorize, authorization(order_id, token))
 
     reply = await flow.run(flow.void, void(order_id))
 
@@ -219,6 +222,21 @@ async def test_a_payment_that_may_be_captured_is_never_voided(flow: Flow, order_
 
     with pytest.raises(Conflict, match="refund it"):
         await flow.intend(flow.void, void(order_id))
+
+
+async def test_a_capture_that_is_said_to_have_failed_is_asked_for_again_and_taken_once(
+    flow: Flow, order_id: OrderId
+) -> None:
+    await flow.run(flow.authorize, authorization(order_id, "tok_lies_capture"))
+    for _ in range(2):
+        with pytest.raises(DependencyUnavailable):
+            await flow.run(flow.capture, capture(order_id), "the command's id")
+        assert (await flow.payment(order_id)).status is Status.CAPTURING
+
+    await flow.run(flow.capture, capture(order_id), "the command's id")
+
+    assert (await flow.payment(order_id)).captured == 4_900
+    assert await flow.book(order_id) == [("authorize", 4_900), ("capture", 4_900)]
 
 
 async def test_a_declined_capture_is_refused_and_what_was_put_aside_can_be_given_up(

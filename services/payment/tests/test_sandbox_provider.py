@@ -202,6 +202,47 @@ async def test_a_capture_that_was_not_answered_is_answered_when_asked_again(http
     assert await book(http) == [("authorize", 4_900, 201), ("capture", 4_900, 201)]
 
 
+@pytest.mark.parametrize(("token", "path"), [("tok_lies", "/authorizations"), ("tok_lies_capture", "/captures")])
+async def test_a_provider_that_lies_has_booked_what_it_says_has_failed(
+    http: aiohttp.ClientSession, token: str, path: str
+) -> None:
+    ask = ASK | {"token": token}
+    if path == "/captures":
+        await post(http, "/authorizations", ask, "a")
+    body, before = ask if path == "/authorizations" else TAKE, await book(http)
+
+    statuses = [(await post(http, path, body, "k"))[0] for _ in range(3)]
+
+    assert statuses == [500, 500, 201]
+    assert [entry[1:] for entry in await book(http)] == [*(entry[1:] for entry in before), (4_900, 201)]
+
+
+async def test_the_administrator_can_have_it_lie_about_everything_and_tell_the_truth_again(
+    http: aiohttp.ClientSession,
+) -> None:
+    calls = [("/authorizations", ASK, "a"), ("/captures", TAKE, "c"), ("/refunds", TAKE, "r")]
+    async with http.put("/admin/mode", json={"mode": "lie"}):
+        pass
+    lies = [await post(http, *call) for call in calls]
+    async with http.put("/admin/mode", json={"mode": "answer"}):
+        pass
+
+    told = [await post(http, *call) for call in calls]
+
+    assert [status for status, _ in lies] == [500] * 3
+    assert told == [(201, {"amount": 4_900})] * 3
+    assert await book(http) == [("authorize", 4_900, 201), ("capture", 4_900, 201), ("refund", 4_900, 201)]
+
+
+async def test_who_believes_a_lie_and_asks_under_another_key_is_charged_twice(http: aiohttp.ClientSession) -> None:
+    await post(http, "/authorizations", ASK | {"token": "tok_lies_capture"}, "a")
+
+    for key in ("c", "another"):
+        assert (await post(http, "/captures", TAKE, key))[0] == 500
+
+    assert (await book(http))[1:] == [("capture", 4_900, 201)] * 2
+
+
 async def test_a_late_authorization_finds_that_it_was_voided_in_the_meantime(http: aiohttp.ClientSession) -> None:
     with pytest.raises(TimeoutError):
         await post(http, "/authorizations", ASK | {"token": "tok_late"}, "a", seconds=0.2)
@@ -221,6 +262,14 @@ async def test_a_provider_that_is_down_books_nothing_and_comes_back(
     statuses = [(await post(http, path, body, "k"))[0] for _ in range(3)]
 
     assert statuses == [503, 503, 201]
+
+
+async def test_a_provider_that_stays_down_for_a_payment_can_be_told_to_give_it_up(http: aiohttp.ClientSession) -> None:
+    statuses = [(await post(http, "/authorizations", ASK | {"token": "tok_down"}, "k"))[0] for _ in range(20)]
+
+    assert set(statuses) == {503}
+    assert (await post(http, "/voids", {"reference": "order-1"}, "v"))[0] == 201
+    assert await book(http) == [("void", 0, 201)]
 
 
 async def test_the_administrator_can_take_it_down_for_so_many_calls(http: aiohttp.ClientSession) -> None:

@@ -12,7 +12,7 @@ class UserChanged(Event, type="user.changed.v1", key="user_id"):
     """A user as they are now, whole: a reader needs no earlier event, and drops what is not newer than what it has.
 
     When the account is `closed` the personal fields are null and nothing is wanted; a reader erases what it holds.
-    Phone and age are not in it, since nobody reads them.
+    Phone and age are not in it: no service needs them.
     """
 
     user_id: UserId

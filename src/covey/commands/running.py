@@ -32,8 +32,12 @@ def up(
     name yours), makes a database for each service, migrates it, starts every service and waits until it is ready. What
     dies is started again; what changes on disk is reloaded. A second Ctrl-C hurries.
 
-    With --one-process a debugger attaches once and steps through all services, and they need a third of the memory;
+    With --one-process a debugger attaches once and steps through all services, and they need a fourth of the memory;
     what one of them blocks or crashes, it does to all.
+
+    COVEY_STATE names another state folder than .covey beside covey.toml, and with it a system of its own, with engines,
+    data, ports and keys of its own, beside the one that is up from this folder: COVEY_STATE=.covey-2 covey up. Every
+    command means the system of that folder, and so does a service that is started by hand.
     """
     from covey.local.running import UpOptions
     from covey.local.system import read_system

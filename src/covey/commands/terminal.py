@@ -24,8 +24,10 @@ def root() -> Path:
 
 
 def state() -> Path:
-    """Return its state folder."""
-    return root() / ".covey"
+    """Return its state folder. Raises ConfigurationError where there can be none."""
+    from covey.local.chosen import state_folder
+
+    return state_folder(root(), os.environ)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -41,9 +41,9 @@ def demo(
 def drill(
     seed: Annotated[int | None, typer.Option(help="The same seed makes the same faults; default: a new one.")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, max=600, help="How long the load lasts.")] = 2,
-    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Arrivals a second.")] = 30,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Users a second: of the shop, orders.")] = 30,
     report: Annotated[
-        Path | None, typer.Option(help="Where the page goes; default: .covey/drills.", dir_okay=False)
+        Path | None, typer.Option(help="Where the page goes; default: drills in the state folder.", dir_okay=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +51,8 @@ def drill(
 
     Processes are killed and stopped, messages duplicated and delayed, and what the system itself knows to break, while
     users arrive who wait for nobody. `[drill]` in covey.toml names the module that knows users and auditor. Exit status
-    0: no violation, and all kills hit. Ctrl-C ends load and faults, and audits; a second one ends it all.
+    0: no violation, and all kills and each kind of fault hit. Ctrl-C ends load and faults, and audits; a second one
+    ends it all.
     """
     from covey.testing.drill.command import run_drill
     from covey.testing.drill.drill import DrillOptions

@@ -58,7 +58,10 @@ async def _until(done: Callable[[], bool], supervisor: int) -> None:
             while not done():  # noqa: ASYNC110 - another process, it sets no event
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise Unavailable(f"the system is still stopping after {_STOP_SECONDS:.0f} s (pid {supervisor})") from None
+        raise Unavailable(
+            f"the system is still stopping after {_STOP_SECONDS:.0f} s (pid {supervisor}): `covey down` waits on;"
+            f" after `kill -9 {supervisor}` it ends what is left, in no order"
+        ) from None
 
 
 def _cleans_up(folder: Path) -> bool:

@@ -26,7 +26,7 @@ from covey.local.environment import environment_file, read_environment
 from covey.local.modules import share_path
 from covey.local.system import ONE_PROCESS, System, find_root, read_system
 from covey.service import Service, last_words, service_of, stopped_by_signals
-from covey.settings import ServiceSettings
+from covey.settings import ServiceSettings, state_in
 from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 
 _CLOSING_SECONDS = 5.0
@@ -95,11 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the services that are named. Exits with 0 after a graceful end, with 1 and a line for each that failed."""
     parser = argparse.ArgumentParser(prog="covey.local.host", description="Run several services in one process.")
     parser.add_argument("services", nargs="+", metavar="SERVICE")
-    parser.add_argument("--state", type=Path, help="the state folder of the system, by default its .covey")
     given = parser.parse_args(arguments)
     try:
         system = read_system(find_root(Path.cwd()))
-        guests = guests_of(system, given.state or system.root / ".covey", given.services)
+        guests = guests_of(system, state_in(system.root, os.environ), given.services)
     except CoveyError as error:
         sys.exit(str(error))
     failed = uvloop.run(host(guests))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from covey.local.backing import start_backing
+from covey.local.chosen import state_folder
 from covey.local.databases import make_databases, migrate_databases
 from covey.local.engines.embedded import EngineOptions
 from covey.local.environment import read_environment
@@ -19,7 +20,7 @@ async def migrate_system(root: Path, environment: Mapping[str, str]) -> dict[str
     Raises what `covey.database.migrations.migrate` does.
     """
     system = read_system(root)
-    folder = system.root / ".covey"
+    folder = state_folder(system.root, environment)
     if supervisor_of(folder) is not None:
         urls = {name: read_environment(folder, name)["DATABASE_URL"] for name in system.services}
         return await migrate_databases(system, urls)

@@ -13,6 +13,7 @@ from covey.local.backing import Addresses
 from covey.local.processes import PROCESS_RANK, SERVICE_RANK, Launch
 from covey.local.program import HostedServices, HttpService, OtherProcess, Program
 from covey.local.system import ONE_PROCESS, REFERENCE, SERVICE_PORTS, System
+from covey.settings import STATE
 
 Adjust = Callable[[str, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 """Given the name of a process and what it would be told, returns what it is told instead."""
@@ -67,14 +68,17 @@ def _further(system: System, name: str, port_of: Callable[[str], int]) -> dict[s
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that decides how the members of one system are started."""
+    """Everything that decides how the members of one system are started. Each is told where the state of this one is.
+
+    Another that is up beside it has files for services of the same names.
+    """
 
     system: System
     members: list[Member]
     addresses: Addresses
     database_urls: Mapping[str, str]
     outer_environment: Mapping[str, str]
-    data: Path
+    state: Path
     development_key: str
 
     def told(self, member: Member) -> dict[str, str]:
@@ -83,7 +87,7 @@ class Plan:
         further = {f"{name.upper()}_PORT": str(port) for name, port in member.ports.items()}
         basics = {"HOST": "127.0.0.1", "PORT": str(member.port), **further, "COVEY_SYSTEM": self.system.name}
         if member.entry in self.system.processes:
-            return basics | {"COVEY_DATA": str(self.data / member.name)} | own
+            return basics | {"COVEY_DATA": str(self.state / "data" / member.name)} | own
         backing = {
             "COVEY_SERVICE": member.entry,
             "COVEY_REPLICA": str(member.replica),
@@ -111,12 +115,11 @@ class Plan:
         )
         return OtherProcess(launch, member.port) if process else HttpService(launch, member.port)
 
-    def one_program(self, members: Sequence[Member], state: Path) -> Program:
+    def one_program(self, members: Sequence[Member]) -> Program:
         """Return the program that runs all these services; each is told what the state folder has for it."""
-        command = [sys.executable, "-m", "covey.local.host", "--state", str(state)]
         launch = Launch(
             name=ONE_PROCESS,
-            command=[*command, *(member.entry for member in members)],
+            command=[sys.executable, "-m", "covey.local.host", *(member.entry for member in members)],
             folder=self.system.root,
             environment=self._environment(members),
             rank=SERVICE_RANK,
@@ -128,7 +131,7 @@ class Plan:
         folders = dict.fromkeys(str(self.system.folder(member.entry)) for member in members)
         path = os.pathsep.join(filter(None, [*folders, self.outer_environment.get("PYTHONPATH")]))
         outer = {name: value for name, value in self.outer_environment.items() if name not in _GIVEN_BY_COVEY}
-        return {**outer, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        return {**outer, STATE: str(self.state), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
     def _service_command(self, member: Member) -> list[str]:
         return [sys.executable, "-m", self.system.module(member.entry)]

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from watchfiles import PythonFilter, awatch
+from watchfiles import Change, PythonFilter, awatch
 
 from covey.errors import ConfigurationError, CoveyError
 from covey.local.running import RunningSystem
+from covey.local.state import is_state_folder
 from covey.local.system import FILE, System, read_system
 
 _COVEY = Path(__file__).resolve().parents[1]
@@ -22,13 +23,21 @@ _EDITORS_SAVE_WITHIN_MS = 200
 async def reload_on_change(running: RunningSystem, say: Callable[[str], None]) -> None:
     """Watch the code of a system until cancelled; restart what a change concerns, its database migrated first."""
     watched = _watched(running.system)
-    wanted = PythonFilter(extra_extensions=(".lua", ".sql"))
     try:
-        async for changes in awatch(*watched, watch_filter=wanted, debounce=_EDITORS_SAVE_WITHIN_MS, step=50):
+        async for changes in awatch(
+            *watched, watch_filter=_Code(extra_extensions=(".lua", ".sql")), debounce=_EDITORS_SAVE_WITHIN_MS, step=50
+        ):
             paths = [Path(path) for _, path in changes]
             await _reload(running, _concerned(watched, paths), paths, say)
     except (OSError, RuntimeError) as error:
         say(f"changes are not watched: {error}")
+
+
+class _Code(PythonFilter):
+    """Passes code, and nothing that a system here keeps in its state folder, whatever that is called."""
+
+    def __call__(self, change: Change, path: str) -> bool:
+        return super().__call__(change, path) and not any(map(is_state_folder, Path(path).parents))
 
 
 async def _reload(running: RunningSystem, entries: set[str], paths: list[Path], say: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from covey.errors import ConfigurationError
 from covey.local.backing import Addresses, Backing, start_backing
+from covey.local.chosen import state_folder
 from covey.local.databases import make_databases, migrate_databases
 from covey.local.engines.embedded import EngineOptions
 from covey.local.engines.engine import STOP_SECONDS
@@ -49,8 +50,9 @@ class UpOptions:
 
     `without`: services that are left out, to be started by hand; their databases are made, their ports kept free.
     `replicas`: how many of a service, in place of what the system file says. `one_process`: all services run in one
-    process and one event loop, so that each can have one replica only. `state`: the state folder, by
-    default `.covey` beside the system file. `environment`: what the processes inherit, and what may name engines.
+    process and one event loop, so that each can have one replica only. `state`: the state folder, by default the one
+    that `environment` names, or `.covey` beside the system file. `environment`: what the processes inherit, and what
+    may name engines.
     `adjust`: has the last word on what a process is told, to put a proxy in between. `announce`: called at each
     change of a unit's state.
     """
@@ -62,6 +64,10 @@ class UpOptions:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     adjust: Adjust = _as_it_is
     announce: Callable[[Unit], None] = _silent
+
+    def state_of(self, root: Path) -> Path:
+        """Return the state folder of the system of that folder. Raises ConfigurationError."""
+        return self.state or state_folder(root, self.environment)
 
 
 class RunningSystem:
@@ -194,7 +200,7 @@ class RunningSystem:
             else:
                 self._add(member.name, self._plan.program(member, told), [member.name])
         if together:
-            program = self._plan.one_program(together, self._folder.path)
+            program = self._plan.one_program(together)
             self._add(ONE_PROCESS, program, [member.name for member in together])
 
     async def _tell(self, member: Member) -> Mapping[str, str]:
@@ -221,7 +227,7 @@ class RunningSystem:
         with suppress(OSError, StateLost):  # a full disk must not end the supervision of what still runs
             self._folder.check()
             addresses = {member.name: member.url for member in self._plan.members}
-            write_status(self._folder.path, self.system.name, self.units, addresses, self._options.without)
+            write_status(self._folder.path, self.system, self.units, addresses, self._options.without)
 
 
 def _each(units: Iterable[Unit]) -> list[Unit]:
@@ -249,7 +255,7 @@ async def running_system(root: Path, options: UpOptions | None = None) -> AsyncI
     system = read_system(root)
     if options.one_process:
         _require_single(system, options.replicas)
-    folder = await open_state(options.state or system.root / ".covey")
+    folder = await open_state(options.state_of(system.root))
     with registered(system.name, folder.path):
         try:
             running = await _with_engines(system, folder, options)
@@ -278,7 +284,7 @@ async def _with_engines(system: System, folder: StateFolder, options: UpOptions)
         addresses=backing.addresses,
         database_urls=database_urls,
         outer_environment=options.environment,
-        data=folder.path / "data",
+        state=folder.path,
         development_key=development_key(folder),
     )
     running = RunningSystem(plan, folder, options)

@@ -26,6 +26,7 @@ from covey.local.launcher import birth, write_atomically
 from covey.local.origin import identity_of, settle
 from covey.local.ports import is_free, reserve_port, set_aside
 from covey.local.processes import Launch, Process, end_recorded, spawn
+from covey.settings import STATE
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ _SECRETS_BY_NAME = TypeAdapter(dict[str, Annotated[str, Field(min_length=1)]])
 _HOLDER = TypeAdapter(_Holder)
 
 _LOCK = "lock"
+_HIDES, _EVERYTHING = ".gitignore", "*\n"
 _LEFTOVERS_SECONDS = 5.0
 _CLEANING_SECONDS = 20.0
 
@@ -51,7 +53,8 @@ class AlreadyRunning(Conflict):
 
     def __init__(self, folder: Path, pid: int) -> None:
         super().__init__(
-            f"this system is already up (pid {pid}, {folder}): `covey status` shows it, `covey down` ends it"
+            f"this system is already up (pid {pid}, {folder}): `covey status` shows it, `covey down` ends it;"
+            f" with {STATE}=.covey-2 another comes up beside it"
         )
         self.pid = pid
 
@@ -145,7 +148,8 @@ def known_secret(path: Path, name: str) -> str | None:
 async def open_state(path: Path) -> StateFolder:
     """Take hold of a state folder, made if there is none, and end what a dead supervisor left running.
 
-    One that was copied from elsewhere begins anew, see `origin`. Raises AlreadyRunning when a living supervisor has it.
+    One that was copied from elsewhere begins anew, see `origin`. Raises AlreadyRunning when a living supervisor has it,
+    ConfigurationError where there can be none.
     """
     path = _made(path)
     lock = await _lock(path)
@@ -155,10 +159,28 @@ async def open_state(path: Path) -> StateFolder:
 
 
 def _made(path: Path) -> Path:
-    records_of(path).mkdir(parents=True, exist_ok=True)
-    (path / "logs").mkdir(exist_ok=True)
-    (path / ".gitignore").write_text("*\n")
+    try:
+        records_of(path).mkdir(parents=True, exist_ok=True)
+        (path / "logs").mkdir(exist_ok=True)
+        hide(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be made a state folder ({error.strerror}): set {STATE} to where this user may write"
+        ) from None
     return path.resolve()
+
+
+def hide(path: Path) -> None:
+    """Have git pass over a state folder, whatever its name; by that one is also known."""
+    (path / _HIDES).write_text(_EVERYTHING)
+
+
+def is_state_folder(path: Path) -> bool:
+    """Tell whether a folder is the state folder of a system, of whichever."""
+    try:
+        return (path / _HIDES).read_text() == _EVERYTHING
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def records_of(path: Path) -> Path:

@@ -14,6 +14,7 @@ from covey.local.launcher import write_atomically
 from covey.local.processes import read_records
 from covey.local.program import HostedServices, HttpService, OtherProcess, Program, unanswered
 from covey.local.state import killed_supervisor_of, records_of, supervisor_of
+from covey.local.system import System
 from covey.local.unit import Held, Starting, Stopped, Unit, UnitState, Up, Waiting
 
 _FILE = "status.json"
@@ -57,11 +58,11 @@ class SystemStatus:
 
 
 def write_status(
-    folder: Path, system: str, units: Mapping[str, Unit], addresses: Mapping[str, str], without: Collection[str]
+    folder: Path, system: System, units: Mapping[str, Unit], addresses: Mapping[str, str], without: Collection[str]
 ) -> None:
     """Write down the state of the units that run these; several may have one. An engine knows its own address."""
     written = [asdict(_status_of(name, unit, addresses.get(name, unit.url))) for name, unit in units.items()]
-    known = {"name": system, "units": written, "without": sorted(without)}
+    known = {"name": system.name, "root": str(system.root), "units": written, "without": sorted(without)}
     write_atomically(folder / _FILE, json.dumps(known))
 
 
@@ -78,6 +79,14 @@ def read_status(folder: Path) -> SystemStatus | None:
     left = [record.name for record in read_records(records_of(folder)) if record.running()]
     killed = killed_supervisor_of(folder)
     return SystemStatus(name=known["name"], supervisor=None, units=[], killed=killed, left=left)
+
+
+def root_of(folder: Path) -> Path | None:
+    """Return the folder of the system that was last up from that state folder, None when none ever was."""
+    try:
+        return Path(json.loads((folder / _FILE).read_text())["root"])
+    except (FileNotFoundError, KeyError):
+        return None
 
 
 async def asked(status: SystemStatus) -> SystemStatus:

@@ -22,6 +22,7 @@ from covey.local.state import AlreadyRunning, StateLost, killed_supervisor_of, s
 from covey.local.status import describe, read_status
 from covey.local.table import render
 from covey.local.unit import Stopped, Unit, Up, Waiting
+from covey.settings import STATE
 
 Say = Callable[[str], None]
 
@@ -64,10 +65,10 @@ class Foreground:
             for service in self._options.without:
                 self._say(_by_hand(service, dict(await running.told(service))))
             if len(self._options.without) > 1:
-                self._say(f"all in one process: python -m covey.local.host {' '.join(self._options.without)}")
+                self._say(f"all in one process: {_here()}python -m covey.local.host {' '.join(self._options.without)}")
 
     def _begin(self) -> None:
-        folder = self._options.state or self._root / ".covey"
+        folder = self._options.state_of(self._root)
         if (supervisor := supervisor_of(folder)) is not None:
             raise AlreadyRunning(folder, supervisor)
         if (killed := killed_supervisor_of(folder)) is not None:
@@ -120,9 +121,16 @@ class Foreground:
 
 
 def covey() -> str:
-    """Return what to type for `covey` here: it need not be on the PATH."""
+    """Return what to type for `covey` here: it need not be on the PATH, nor another terminal know our state folder."""
     beside = Path(sys.executable).with_name("covey")
-    return "covey" if shutil.which("covey") or not beside.is_file() else os.path.relpath(beside)
+    command = "covey" if shutil.which("covey") or not beside.is_file() else os.path.relpath(beside)
+    return f"{_here()}{command}"
+
+
+def _here() -> str:
+    """Return what another terminal needs before a command, so that it means this system and none beside it."""
+    state = os.environ.get(STATE)
+    return f"{STATE}={shlex.quote(state)} " if state else ""
 
 
 def _moved(ports: Mapping[str, tuple[int, int]]) -> str:
@@ -132,7 +140,8 @@ def _moved(ports: Mapping[str, tuple[int, int]]) -> str:
 
 def _by_hand(service: str, told: dict[str, str]) -> str:
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in told.items())
+    command = f"{_here()}python -m {service.replace('-', '_')}_service"
     return (
-        f"\n{service} is left out. `python -m {service.replace('-', '_')}_service`, started inside the project, finds\n"
+        f"\n{service} is left out. `{command}`, started inside the project, finds\n"
         f"its environment by itself; anything else needs\n\n{exports}\n"
     )

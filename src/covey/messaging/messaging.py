@@ -61,7 +61,7 @@ class Messaging:
         router = merged(routers)
         owner = random.getrandbits(31)
         self.observation = Observation(telemetry, service, database)
-        self.transactions = Transactions(database, service, clock, self.committed)
+        self.transactions = Transactions(database, service, clock, self.committed, telemetry.tracer)
         self._service = service
         self._database = database
         self._engines = {

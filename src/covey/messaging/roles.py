@@ -25,6 +25,11 @@ from covey.messaging.options import LANES, OWNERS, ROLES
 BEAT_SECONDS = 0.25
 LEASE_SECONDS = 5
 
+_HOLDER = """
+SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid = 2
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 _TRY = "SELECT n FROM unnest($2::int[]) AS n WHERE pg_try_advisory_lock($1, n)"
 
 log = structlog.get_logger("covey.messaging")
@@ -130,6 +135,16 @@ class Roles:
     async def _stop_all(self) -> None:
         tasks, self._running = list(self._running.values()), {}
         await end(tasks)
+
+
+async def holder_of(connection: Connection, name: str) -> str | None:
+    """Return the name of the application whose session has a role, None while nobody's has. Raises DatabaseUnavailable.
+
+    For who looks on: at the next moment it may be another's.
+    """
+    with translated():
+        found: str | None = await connection.fetchval(_HOLDER, ROLES, _number(name))
+    return found
 
 
 async def _awaited(run: Callable[[], Awaitable[None]]) -> None:

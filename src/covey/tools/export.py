@@ -169,7 +169,7 @@ def _launches(system: System, environment: Mapping[str, str]) -> dict[str, Launc
         ),
         database_urls={name: f"postgresql://{nowhere}/{name}" for name in system.services},
         outer_environment=environment,
-        data=system.root,
+        state=system.root,
         development_key=_NO_KEY,
     )
     services = [member for member in members if member.name in system.services]

@@ -7,6 +7,7 @@ Whoever publishes from a `Work` needs no broker: the relay does the rest, now or
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -16,10 +17,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from covey.clock import Clock, SystemClock
+from covey.context import active
 from covey.database.errors import translated
 from covey.database.pool import Acquired, Connection, Database, is_lost
 from covey.errors import DatabaseUnavailable, DefinitionError, QueryFailed
 from covey.message import Envelope, Message
+from covey.telemetry.tracing import Attributes, Tracer
 from covey.work.lasting import refuse_lasting
 from covey.work.outbox import PUBLISH, Outgoing, row_of
 from covey.work.reading import is_plain_read
@@ -36,6 +39,8 @@ Look = Callable[[str, str, tuple[Any, ...]], Awaitable[Any]]
 
 Resources = Mapping[Any, Any]
 """What a service shares among all its works, each under what its owner looks for: mostly its class."""
+
+_SPAN: Attributes = MappingProxyType({"db.system.name": "postgresql"})
 
 NO_RESOURCES: Resources = MappingProxyType({})
 
@@ -268,7 +273,8 @@ class Work:
 class Transactions:
     """Where a service's work begins. `on_commit` is told of each work after its commit, and must not fail.
 
-    `resources` is what all works of the service share; whoever runs the service fills it before the first.
+    `resources` is what all works of the service share; whoever runs the service fills it before the first. With a
+    `tracer` a transaction is a span, from the wait for its connection to the answer to its COMMIT.
     """
 
     def __init__(
@@ -277,8 +283,10 @@ class Transactions:
         service: str,
         clock: Clock | None = None,
         on_commit: Callable[[Work], None] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._database = database
+        self.tracer = tracer
         self.service = service
         self.clock: Clock = clock or SystemClock()
         self.on_commit = on_commit
@@ -324,12 +332,13 @@ class Transactions:
 class Begun:
     """A transaction as a block; a class, because this is on the path of every request."""
 
-    __slots__ = ("_acquired", "_connection", "_database", "_over", "_transactions", "_work")
+    __slots__ = ("_acquired", "_begun_ns", "_connection", "_database", "_over", "_start_ns", "_transactions", "_work")
 
     def __init__(self, transactions: Transactions, database: Database) -> None:
         self._transactions = transactions
         self._database = database
         self._over = False
+        self._start_ns = 0  # until a connection is needed
 
     async def __aenter__(self) -> Work:
         self._connection: Connection | None = None
@@ -340,15 +349,20 @@ class Begun:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        committed = False
+        committed, failure = False, error
         try:
             if error is None:
                 await self._work.finish(self._acquire)  # what is one statement is a transaction by itself
                 committed = True
+        except BaseException as failed:
+            failure = failed
+            raise
         finally:
             self._over = True
             self._work.end()
             await self._release(committed)
+            if self._start_ns and (tracer := self._transactions.tracer) is not None:
+                self._record(tracer, failure)
         if error is None:
             self._transactions.committed(self._work)
 
@@ -362,7 +376,16 @@ class Begun:
                 await roll_back(connection)
                 raise
 
+    def _record(self, tracer: Tracer, failure: BaseException | None) -> None:
+        """Record the span; outside of any request, job or call there is no trace that it could belong to."""
+        if (about := active()) is not None and about.trace.sampled:
+            trace, end_ns = about.trace, self._start_ns + time.perf_counter_ns() - self._begun_ns
+            error = type(failure).__name__ if isinstance(failure, Exception) else None
+            tracer.record("transaction", "client", trace.child(), trace.span_id, self._start_ns, end_ns, _SPAN, error)
+
     async def _acquire(self) -> Connection:
+        if not self._start_ns:
+            self._start_ns, self._begun_ns = time.time_ns(), time.perf_counter_ns()
         self._acquired: Acquired = self._database.acquire()
         self._connection = await self._acquired.__aenter__()
         return self._connection

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from covey.testing.drill.faults import Duplicate, Kill, Own, Pause, lane, text
+from covey.testing.drill.faults import Duplicate, Kill, KillRelay, Own, Pause, lane, text
 from covey.testing.drill.record import Record, Strike, percentile
 from covey.testing.drill.result import Result
 from covey.testing.drill.svg import LEFT, Frame, clock, element, mark, nice, path, round_up, words
@@ -76,11 +76,12 @@ def completed_per_second(record: Record, bins: Bins) -> list[float]:
 
 def _frame(result: Result, bins: Bins, title: str, height: int = _HEIGHT) -> Frame:
     load_end = result.record.load_ended
+    last = max((strike.until for strike in result.record.strikes), default=0.0)
     return Frame(
         title=title,
         seconds=bins.seconds,
         height=height,
-        calm_from=min(result.schedule.calm_from, load_end),
+        calm_from=min(max(result.schedule.calm_from, last), load_end),
         load_end=load_end,
     )
 
@@ -186,8 +187,8 @@ def _lanes(result: Result, bins: Bins) -> str:
 
 
 def lanes(strikes: Sequence[Strike]) -> list[str]:
-    """Return what was hit, from top to bottom: processes, the system's own faults, messages."""
-    ranks = {Kill: 0, Pause: 0, Own: 1, Duplicate: 2}
+    """Return what was hit, from top to bottom: processes, relays, the system's own faults, messages."""
+    ranks = {Kill: 0, Pause: 0, KillRelay: 1, Own: 2, Duplicate: 3}
     return [name for _, name in sorted({(ranks[type(strike.fault)], lane(strike.fault)) for strike in strikes})]
 
 
@@ -201,7 +202,7 @@ def _strike(frame: Frame, y: float, strike: Strike) -> str:
     match strike:
         case Strike(hit=False):
             shape = mark("mark missed", x, y)
-        case Strike(fault=Kill()):
+        case Strike(fault=Kill() | KillRelay()):
             shape = mark("mark kill", x, y)
         case Strike(fault=Duplicate()):
             shape = mark("mark duplicate", x, y)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 from covey.errors import Unavailable
+from covey.local.chosen import state_folder
 from covey.local.launcher import write_atomically
+from covey.local.state import hide
 from covey.testing.drill.drill import DrillOptions, drill
 from covey.testing.drill.progress import Progress
 from covey.testing.drill.report import page
 from covey.testing.drill.result import told
 
-_FOLDER = ".covey/drills"
+_FOLDER = "drills"
 
 
 async def run_drill(
@@ -26,6 +29,7 @@ async def run_drill(
     With `as_json` the result is said as JSON, and progress goes to standard error. Raises what `drill` does, and
     Unavailable when it was interrupted twice.
     """
+    state = state_folder(root, os.environ)
     progress = Progress(sys.stderr if as_json else sys.stdout)
     drilling = asyncio.create_task(drill(root, options, progress))
     for number in (SIGINT, SIGTERM):
@@ -34,7 +38,7 @@ async def run_drill(
         result = await drilling
     except asyncio.CancelledError:
         raise Unavailable("interrupted twice: nothing was audited") from None
-    file = report or _place(root, options.seed)
+    file = report or _place(state, options.seed)
     write_atomically(file, page(result), mode=0o666)
     progress.say("")
     if as_json:
@@ -50,8 +54,7 @@ def _asked_to_end(progress: Progress, drilling: asyncio.Task[object]) -> None:
         drilling.cancel()
 
 
-def _place(root: Path, seed: int) -> Path:
-    folder = root / _FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text("*\n")
-    return folder / f"seed-{seed}.html"
+def _place(state: Path, seed: int) -> Path:
+    (state / _FOLDER).mkdir(parents=True, exist_ok=True)
+    hide(state)
+    return state / _FOLDER / f"seed-{seed}.html"

@@ -9,7 +9,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,15 +17,16 @@ from pathlib import Path
 from covey.clock import Clock, SystemClock
 from covey.errors import BrokerUnavailable, CoveyError
 from covey.local.backing import GIVEN_BY
-from covey.local.engines.embedded import EVERY
+from covey.local.engines.embedded import EVERY, STREAMS
 from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.system import System, read_system
 from covey.testing.drill.drilled import Drilled, opener
 from covey.testing.drill.load import Load
 from covey.testing.drill.progress import Progress
 from covey.testing.drill.record import Record, Sample
+from covey.testing.drill.relays import with_relay
 from covey.testing.drill.result import COMES_BACK, Result
-from covey.testing.drill.schedule import WINDOW_SECONDS, OwnKind, Targets, draw
+from covey.testing.drill.schedule import WINDOW_SECONDS, OwnKind, Schedule, Targets, draw
 from covey.testing.drill.striker import Striker
 from covey.testing.drill.window import narrow
 
@@ -43,7 +44,7 @@ def _environment() -> Mapping[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class DrillOptions:
-    """How a system is drilled. `rate` is in arrivals a second, `state` where it lives: by default a new folder.
+    """How a system is drilled. `rate` is in users a second, `state` where it lives: by default a new folder.
 
     Engines that `environment` names are used and not broken.
     """
@@ -66,7 +67,7 @@ async def drill(root: Path, options: DrillOptions, progress: Progress, clock: Cl
     open_drilled = opener(system)
     state = options.state or Path(tempfile.mkdtemp(prefix="covey-drill-"))
     up = UpOptions(state=state, replicas=_replicas(system), environment=options.environment)
-    progress.say(f"{system.name}: seed {options.seed}, {options.seconds:g} s, {options.rate:g} arrivals a second")
+    progress.say(f"{system.name}: seed {options.seed}, {options.seconds:g} s, {options.rate:g} users a second")
     progress.say(f"starting the system; its logs are in {state / 'logs'}")
     async with running_system(root, up) as running, open_drilled(running) as drilled:
         result = await _Drill(running, drilled, options, progress, clock or SystemClock()).run()
@@ -92,11 +93,13 @@ class _Drill:
         self._record = Record(clock)
         self._load = Load(drilled, self._record, clock)
         self._striker = Striker(running, drilled.faults, self._record, clock)
-        self._schedule = draw(options.seed, options.seconds, _targets(running, drilled))
+        self._schedule: Schedule
         self._clock = clock
 
     async def run(self) -> Result:
         await self._drilled.prepare()
+        targets = _targets(self._running, self._drilled, await with_relay(self._running))
+        self._schedule = draw(self._options.seed, self._options.seconds, targets)
         self._progress.say(f"{len(self._schedule.faults)} faults are scheduled, {self._schedule.kills} of them kills")
         self._record.begin()
         watching = asyncio.create_task(self._watch())
@@ -171,10 +174,13 @@ async def _until(interrupted: asyncio.Event, *work: Coroutine[None, None, None])
         await asyncio.gather(asked, *tasks, return_exceptions=True)
 
 
-def _targets(running: RunningSystem, drilled: Drilled) -> Targets:
+def _targets(running: RunningSystem, drilled: Drilled, relays: Sequence[str]) -> Targets:
     system = running.system
+    broker = "nats" if running.addresses.nats_url else STREAMS
     return Targets(
         services={name: [unit.name for unit in running.replicas(name)] for name in system.services},
+        relays=relays,
+        broker=broker if broker in running.units else None,
         engines=[name for name in EVERY if name in running.units],
         processes=[unit.name for name in system.processes for unit in running.replicas(name)],
         own=[

@@ -80,7 +80,9 @@ class Drilled(Protocol):
     async def arrive(self, chance: random.Random, notes: Notes) -> None:
         """Do what one user does, from the first request to the last answer, retries included.
 
-        What they do is drawn from `chance`. It raises nothing that a fault can cause.
+        Each asks for one thing that is to be promised, an order say: the rate of a drill is that of these, and what
+        else there is to do, such as to read, comes on top. What they do is drawn from `chance`. It raises nothing that
+        a fault can cause.
         """
         ...
 

@@ -15,6 +15,14 @@ class Kill:
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
+class KillRelay:
+    """SIGKILL to whichever process of a service publishes its messages then: they wait until another one does."""
+
+    at: float
+    service: str
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
 class Pause:
     """SIGSTOP to a process and its children, SIGCONT after so long: what it was doing comes late."""
 
@@ -41,13 +49,13 @@ class Own:
     seconds: float
 
 
-Fault = Kill | Pause | Duplicate | Own
+Fault = Kill | KillRelay | Pause | Duplicate | Own
 
 
 def lasts(fault: Fault) -> float:
     """Return for how many seconds a fault is meant to last; what is over at once lasts none."""
     match fault:
-        case Kill() | Duplicate():
+        case Kill() | KillRelay() | Duplicate():
             return 0.0
         case Pause() | Own():
             return fault.seconds
@@ -60,8 +68,27 @@ def lane(fault: Fault) -> str:
     match fault:
         case Kill() | Pause():
             return fault.unit
+        case KillRelay():
+            return f"relay of {fault.service}"
         case Duplicate():
             return f"messages of {fault.service}"
+        case Own():
+            return fault.name
+        case _:
+            assert_never(fault)
+
+
+def kind(fault: Fault) -> str:
+    """Return what a fault is one of; each of the system's own is a kind."""
+    match fault:
+        case Kill():
+            return "kills"
+        case KillRelay():
+            return "kills of relays"
+        case Pause():
+            return "pauses"
+        case Duplicate():
+            return "duplicates"
         case Own():
             return fault.name
         case _:
@@ -73,6 +100,8 @@ def text(fault: Fault) -> str:
     match fault:
         case Kill():
             return f"kill -9 of {fault.unit}"
+        case KillRelay():
+            return f"kill -9 of whoever relays for {fault.service}"
         case Pause():
             return f"{fault.unit} stands still for {fault.seconds:.1f} s"
         case Duplicate():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from covey.clock import Clock
-from covey.testing.drill.faults import Fault, Kill
+from covey.testing.drill.faults import Fault, Kill, KillRelay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Record:
     @property
     def kills(self) -> int:
         """Return how many kills have hit a running process."""
-        return sum(isinstance(strike.fault, Kill) and strike.hit for strike in self.strikes)
+        return sum(isinstance(strike.fault, Kill | KillRelay) and strike.hit for strike in self.strikes)
 
     @property
     def kinds(self) -> dict[str, int]:

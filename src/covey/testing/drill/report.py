@@ -39,7 +39,11 @@ def page(result: Result) -> str:
 
 def _introduction(result: Result) -> Iterator[str]:
     objections = result.objections()
-    verdict = f"Not passed: {'; '.join(objections)}" if objections else "Passed: no violation, and every kill has hit"
+    verdict = (
+        f"Not passed: {'; '.join(objections)}"
+        if objections
+        else "Passed: no violation; every kill, and every kind of fault, has hit"
+    )
     yield element("p", escape(verdict), class_=f"verdict {'failed' if objections else 'passed'}")
     yield element("p", "Again: ", element("code", escape(result.command)))
     yield element("dl", *(element("div", element("dt", name), element("dd", value)) for name, value in _facts(result)))

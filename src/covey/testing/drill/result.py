@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from covey.testing.drill.drilled import Verdict
-from covey.testing.drill.faults import Duplicate, Fault, Kill, Own, Pause, text
+from covey.testing.drill.faults import Fault, Own, kind, text
 from covey.testing.drill.record import Record
 from covey.testing.drill.schedule import Schedule
 
@@ -49,13 +50,24 @@ class Result:
             yield "it was interrupted"
         if self.record.kills < self.schedule.kills:
             yield f"only {self.record.kills} of {self.schedule.kills} kills hit a running process"
+        begun = {strike.fault for strike in self.record.strikes}
+        if not_begun := [fault for fault in self._due if fault not in begun]:
+            yield f"{len(not_begun)} of {len(self._due)} faults were not begun"
+        if none := [name for name, number in self.struck().items() if not number and name in map(kind, self._due)]:
+            yield f"nobody was hit by any of: {', '.join(none)}"
         if not self.record.accepts:
             yield "nothing was accepted"
 
+    @property
+    def _due(self) -> list[Fault]:
+        """Return the faults whose time had come before the end: of a drill that was interrupted these are not all."""
+        return [fault for fault in self.schedule.faults if fault.at < self.record.load_ended]
+
     def struck(self) -> dict[str, int]:
-        """Return how many faults have hit, by kind."""
-        hits = [strike.fault for strike in self.record.strikes if strike.hit]
-        return {name: sum(isinstance(fault, kind) for fault in hits) for kind, name in KINDS.items()}
+        """Return how many faults have hit, by kind; of each kind that was scheduled, also when none has."""
+        hits = Counter(kind(strike.fault) for strike in self.record.strikes if strike.hit)
+        own_last = sorted(self.schedule.faults, key=lambda fault: (isinstance(fault, Own), kind(fault)))
+        return {name: hits[name] for name in dict.fromkeys(map(kind, own_last))}
 
     def as_json(self) -> str:
         """Return all of it, for a script."""
@@ -87,22 +99,13 @@ class Result:
         )
 
 
-KINDS: dict[type[Fault], str] = {
-    Kill: "kills",
-    Pause: "pauses",
-    Duplicate: "duplicates",
-    Own: "own faults",
-}
-
-
 def told(result: Result) -> Sequence[str]:
     """Return the result in a few lines, for a terminal."""
     record, latency = result.record, result.record.latencies()
     struck = ", ".join(f"{number} {name}" for name, number in result.struck().items() if number)
-    rest = record.arrived - len(record.accepts) - record.not_begun - record.abandoned
     lines = [
         f"{record.arrived} arrived, {len(record.accepts)} accepted (p50 {readable(latency['p50'])}, p99"
-        f" {readable(latency['p99'])}), {record.completed} completed; {rest} only read or were refused,"
+        f" {readable(latency['p99'])}), {record.completed} completed;"
         f" {record.not_begun} not begun, {record.abandoned} gave up; {len(record.failures)} attempts failed",
         f"faults that hit: {struck or 'none'}; {record.kills} of {result.schedule.kills} kills",
         *result.verdict.summary,

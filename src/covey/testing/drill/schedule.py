@@ -2,7 +2,8 @@
 
 Victims are dealt from a shuffled deck rather than drawn, so that each has its turn: in a deck every replica of a
 service lies twice, every engine and every other process once. Times are drawn freely, so faults overlap as they happen
-to. At the end there is a part without faults, in which everything can settle.
+to. What a deck may never come to in a short drill has its turn in every drill: a relay is killed, and the broker and
+each process beside the services stand still. At the end there is a part without faults, in which everything can settle.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from covey.testing.drill.faults import Duplicate, Fault, Kill, Own, Pause
+from covey.testing.drill.faults import Duplicate, Fault, Kill, KillRelay, Own, Pause
 
 KILLS_A_MINUTE = 16
+RELAY_KILLS_A_MINUTE = 1
 PAUSES_A_MINUTE = 6
 DUPLICATES_A_MINUTE = 3
-OWN_A_MINUTE = 4
+OWN_A_MINUTE = 5
 
 KILLS_APART_SECONDS = 5.0
 """A process that was killed is back after two or three seconds: to kill it earlier would hit nobody."""
@@ -41,10 +43,15 @@ class OwnKind:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What there is to break: the processes of each service, engines, other processes, and the system's own faults."""
+    """What there is to break: the processes of each service, engines, other processes, and the system's own faults.
+
+    `relays` are the services that have messages to relay. `broker` is which of the engines is it, if any is.
+    """
 
     services: Mapping[str, Sequence[str]]
+    relays: Sequence[str] = ()
     engines: Sequence[str] = ()
+    broker: str | None = None
     processes: Sequence[str] = ()
     own: Sequence[OwnKind] = ()
 
@@ -66,7 +73,7 @@ class Schedule:
     @property
     def kills(self) -> int:
         """Return how many processes are to be killed."""
-        return sum(isinstance(fault, Kill) for fault in self.faults)
+        return sum(isinstance(fault, Kill | KillRelay) for fault in self.faults)
 
 
 def draw(seed: int, seconds: float, targets: Targets) -> Schedule:
@@ -75,6 +82,7 @@ def draw(seed: int, seconds: float, targets: Targets) -> Schedule:
     span = _Span(begin=min(3.0, 0.1 * calm_from), end=calm_from, minutes=seconds / 60)
     faults: list[Fault] = [
         *_kills(_chance(seed, "kills"), span, targets),
+        *_relay_kills(_chance(seed, "kills of relays"), span, targets),
         *_pauses(_chance(seed, "pauses"), span, targets),
         *_duplicates(_chance(seed, "duplicates"), span, targets),
         *_own(_chance(seed, "own"), span, targets),
@@ -132,21 +140,43 @@ def _kills(chance: random.Random, span: _Span, targets: Targets) -> list[Kill]:
     return kills
 
 
+def _relay_kills(chance: random.Random, span: _Span, targets: Targets) -> list[KillRelay]:
+    deck = _Deck(chance, targets.relays)
+    instants = span.instants(chance, RELAY_KILLS_A_MINUTE) if targets.relays else []
+    return [KillRelay(at=at, service=deck.deal(lambda _: True) or "") for at in instants]
+
+
 def _pauses(chance: random.Random, span: _Span, targets: Targets) -> list[Pause]:
     """Short and long in turn. One that would not be over in time, or meets another of its process, is left out."""
-    deck, until = _Deck(chance, targets.deck()), dict.fromkeys(targets.deck(), -math.inf)
-    pauses = []
+    pauses = _certain_pauses(chance, span, targets)
+
+    def is_free(unit: str, at: float, seconds: float) -> bool:
+        own = [pause for pause in pauses if pause.unit == unit]
+        return all(at + seconds < pause.at or at > pause.at + pause.seconds for pause in own)
+
+    deck = _Deck(chance, targets.deck())
     for number, at in enumerate(span.instants(chance, PAUSES_A_MINUTE)):
         seconds = round(chance.uniform(*(LONG_PAUSE_SECONDS if number % 2 else SHORT_PAUSE_SECONDS)), 2)
-        unit = deck.deal(lambda unit: at > until[unit])  # noqa: B023 - asked at once
+        unit = deck.deal(lambda unit: is_free(unit, at, seconds))  # noqa: B023 - asked at once
         if unit is not None and at + seconds <= span.end:
-            until[unit] = at + seconds
             pauses.append(Pause(at=at, unit=unit, seconds=seconds))
     return pauses
 
 
+def _certain_pauses(chance: random.Random, span: _Span, targets: Targets) -> list[Pause]:
+    """The broker's delays every message there is; it is a long one, where there is room for others beside it."""
+    pauses = []
+    for unit in [*([targets.broker] if targets.broker else []), *targets.processes]:
+        has_room = unit == targets.broker and span.end - span.begin > 3 * LONG_PAUSE_SECONDS[1]
+        seconds = round(chance.uniform(*(LONG_PAUSE_SECONDS if has_room else SHORT_PAUSE_SECONDS)), 2)
+        seconds = min(seconds, round(0.8 * (span.end - span.begin), 2))
+        at = round(chance.uniform(span.begin, span.end - seconds - 0.02), 2)
+        pauses.append(Pause(at=at, unit=unit, seconds=seconds))
+    return pauses
+
+
 def _duplicates(chance: random.Random, span: _Span, targets: Targets) -> list[Duplicate]:
-    deck = _Deck(chance, list(targets.services))
+    deck = _Deck(chance, targets.relays)
     found = []
     for number, at in enumerate(span.instants(chance, DUPLICATES_A_MINUTE)):
         service = deck.deal(lambda _: True)
