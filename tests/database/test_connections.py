@@ -90,8 +90,9 @@ async def test_when_none_is_free_in_time_the_pool_is_exhausted() -> None:
     pool = Server().connections(size=1, wait_seconds=0.01)
     one = await pool.take()
 
-    with pytest.raises(PoolExhausted):
-        await pool.take()
+    async with asyncio.timeout(10):
+        with pytest.raises(PoolExhausted):
+            await pool.take()
 
     pool.give(one)
     assert await pool.take() is one

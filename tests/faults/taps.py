@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable
 
 from tests.wire.exchange import Arrival, Exchange, Publication, Stage, Statement, Tap
-from tests.wire.nats import Frames, with_headers
+from tests.wire.nats import Frames, with_headers, with_payload
 
 
 class Delaying:
@@ -69,6 +70,41 @@ class Doubling:
         return True
 
 
+class Swapping:
+    """Has a stream store neighbours in the other order, where they are of different keys: no order is promised there.
+
+    Neighbours are messages that leave in one write, each by itself or all in one bundle. What is stored all or nothing
+    is numbered by who stores it, and stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self.swapped = 0
+        self.swapped_in_bundles = 0
+
+    async def passes(self, stage: Stage, exchange: Exchange) -> bool:
+        """See Tap."""
+        if not isinstance(exchange, Publication) or stage is not Stage.REQUEST:
+            return True
+        if _is_bundle(exchange):
+            exchange.request = self._bundle(exchange.request)
+        memory = exchange.session.memory
+        if held := memory.pop("held back", b""):
+            exchange.request += held
+            self.swapped += 1
+        elif exchange.next is not None and _may_be_swapped(exchange, exchange.next):
+            memory["held back"], exchange.request = exchange.request, b""
+        return True
+
+    def _bundle(self, request: bytes) -> bytes:
+        (frame,) = Frames().feed(request)
+        parts = json.loads(frame.payload)
+        for n in range(0, len(parts) - 1, 2):
+            if parts[n][0]["ce-subject"] != parts[n + 1][0]["ce-subject"]:
+                parts[n : n + 2] = parts[n + 1], parts[n]
+                self.swapped_in_bundles += 1
+        return with_payload(frame, json.dumps(parts).encode())
+
+
 class Together:
     """Several taps, one behind the other."""
 
@@ -81,6 +117,17 @@ class Together:
             if not await tap.passes(stage, exchange):
                 return False
         return True
+
+
+def _may_be_swapped(one: Publication, other: Publication) -> bool:
+    """Tell whether two messages are of one stream and of different keys, each by itself; not in a bundle or a batch."""
+    alone = not any(_is_bundle(each) or "Nats-Batch-Id" in each.headers for each in (one, other))
+    same_stream = one.subject.split(".")[:2] == other.subject.split(".")[:2]
+    return alone and same_stream and one.headers["ce-subject"] != other.headers["ce-subject"]
+
+
+def _is_bundle(publication: Publication) -> bool:
+    return publication.subject.endswith(".$bundle")
 
 
 def _copy(publication: Publication) -> bytes:

@@ -9,7 +9,8 @@ import pytest
 from covey.database.pool import Database
 from covey.messaging.relay import republish
 from tests.faults.conftest import Open, Scene
-from tests.faults.taps import Delaying, Doubling, Losing, Together
+from tests.faults.taps import Delaying, Doubling, Losing, Swapping, Together
+from tests.harness.crowd import CUT_OFF_SHARE
 from tests.wire.exchange import Arrival, Publication, Tap
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -83,5 +84,17 @@ async def test_connections_that_break_in_the_middle_lose_nothing(open_scene: Ope
         await scene.crowd.order(number)
         put(scene, Together([]))
 
-        await scene.crowd.settle()
+        await scene.crowd.settle(late_share=CUT_OFF_SHARE)
         assert losing.lost > 0
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+async def test_neighbours_of_different_keys_that_change_places_change_no_outcome(open_scene: Open, number: int) -> None:
+    async with open_scene(1) as scene:
+        swapping = Swapping()
+        put(scene, swapping)
+
+        await scene.crowd.order(number)
+
+        await scene.crowd.settle()
+        assert swapping.swapped + swapping.swapped_in_bundles > number / 4

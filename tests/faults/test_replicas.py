@@ -1,4 +1,4 @@
-"""Two replicas of every service: any of them may die or stand still at any time."""
+"""Two replicas of every service: any of them may die at any time. `test_stopped.py` has those that stand still."""
 
 from __future__ import annotations
 

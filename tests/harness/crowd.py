@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import cycle, islice
 from uuid import UUID
 
+from covey.testing.eventually import eventually
 from shop.auditor import audit
 from tests.harness.customer import Customer
-from tests.harness.ledger import Ledger
+from tests.harness.ledger import Found, Ledger
 from tests.harness.outcomes import OUTCOMES, Outcome
 from tests.harness.shop import Shop
 
@@ -22,6 +24,16 @@ QUICK = tuple(
 """The outcomes that need nobody but the customer."""
 
 AT_ONCE = 8
+
+TERMINAL_SECONDS = 30.0
+"""So long after all is well again every order has ended, be it one or 600."""
+
+LATE_SHARE, CUT_OFF_SHARE = 0.1, 0.5
+"""So many of the orders that were under way in a disturbance may have run out of time, which is 10 s for a step: where
+all is slow, and where connections or an engine are cut off again and again. Measured on a busy machine: none of 400
+where messages are doubled, swapped or late; 1 % where PostgreSQL is killed six times, 14 % where NATS is; 22 %
+where every hundredth exchange breaks its connection.
+"""
 
 
 class Crowd:
@@ -44,21 +56,42 @@ class Crowd:
         await asyncio.gather(*(self._register(customer, places) for customer in customers))
         await asyncio.gather(*(self._order(customer, places) for customer in customers))
 
-    async def settle(self, within_seconds: float | None = None) -> None:
+    async def settle(self, within_seconds: float = TERMINAL_SECONDS, late_share: float = LATE_SHARE) -> None:
         """Wait until every order is settled and nothing moves; raise AssertionError if anything is not as it should be.
 
-        The wait suits the crowd: 30 s, and a second for every five orders. An order may have been rejected where it
-        would have been confirmed, if a step of it has run out of time.
+        To be asked when whatever has disturbed the shop is over: every order has ended within `within_seconds` of that,
+        however many there are. An order that was under way meanwhile may have been rejected where it would have been
+        confirmed, if a step of it has run out of its time: `late_share` says how many may, and one always may. Of those
+        that come afterwards, one of each outcome, none may. For all that follows (the parcel, the mail, what others
+        hear) the wait suits the crowd: a second more for every five.
         """
-        patience = within_seconds or 30.0 + len(self._customers) / 5
+        await self._all_have_ended(within_seconds)
+        disturbed = list(self._customers)
+        await self.order(len(QUICK))
+        await self._all_have_ended(within_seconds)
+        patience = within_seconds + len(self._customers) / 5
         found = await audit(self._shop.sources, self.accepted, within_seconds=patience)
         assert not found.violations, "\n".join([*found.summary(), *found.violations])
         assert len(found.books.orders) == len(self._customers)
+        late = [order for customer in disturbed if _is_late(order := await self._ended(customer))]
         for customer in self._customers:
-            order = await self._ledger.order_of(customer.user_id)
-            assert order is not None
-            late = order.status == "rejected" and "in time" in (order.reason or "")
-            assert late or customer.expects(order), f"order {order.id} is {order.status} ({order.reason})"
+            order = await self._ended(customer)
+            assert order in late or customer.expects(order), f"order {order.id} is {order.status} ({order.reason})"
+        most = max(1, int(len(disturbed) * late_share))
+        assert len(late) <= most, f"{len(late)} of {len(disturbed)} orders ran out of time, and only {most} may"
+
+    async def _all_have_ended(self, within_seconds: float) -> None:
+        async def ended() -> bool:
+            left = await self._ledger.pools["order"].fetchval("SELECT count(*) FROM orders WHERE status = 'pending'")
+            assert left == 0, f"{left} of {len(self._customers)} orders have not ended in {within_seconds:g} s"
+            return True
+
+        await eventually(ended, timedelta(seconds=within_seconds))
+
+    async def _ended(self, customer: Customer) -> Found:
+        order = await self._ledger.order_of(customer.user_id)
+        assert order is not None
+        return order
 
     async def _register(self, customer: Customer, places: asyncio.Semaphore) -> None:
         async with places:
@@ -67,3 +100,7 @@ class Crowd:
     async def _order(self, customer: Customer, places: asyncio.Semaphore) -> None:
         async with places:
             self.accepted.append(await customer.place())
+
+
+def _is_late(order: Found) -> bool:
+    return order.status == "rejected" and (order.reason or "").endswith("no answer in time")

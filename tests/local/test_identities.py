@@ -1,6 +1,7 @@
 """PostgreSQL refuses to run as root, so covey runs it as somebody else, whoever starts it and wherever the files are.
 
-Which of these tests exist depends on who runs them: an ordinary user cannot become root, and need not.
+Each of these tests runs for everybody. An ordinary user cannot become another, and need not: there PostgreSQL, and all
+that a test runs as an ordinary user, runs as the one who runs the tests.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from covey.local.engines.postgres import PostgresServer
 from covey.local.processes import run_as
 from covey.local.state import StateFolder, open_state
 
+_NOBODY = pwd.getpwnam("nobody")
+
 _START_AND_STOP = """
 import asyncio, os, pathlib, sys
 from covey.local.engines.embedded import start_all
@@ -42,6 +45,12 @@ async def state(tmp_path: Path) -> AsyncIterator[StateFolder]:
     await folder.close()
     if (note := tmp_path / "postgres/elsewhere").exists():
         shutil.rmtree(note.read_text())
+
+
+@pytest.fixture
+def ordinary() -> str:
+    """An identity that is an ordinary user's and reaches all that root has."""
+    return "namespace" if os.geteuid() == 0 else ""
 
 
 async def _select_one(engine: RunningEngine) -> object:
@@ -68,44 +77,41 @@ def test_a_user_who_can_become_nobody_else_is_told_what_to_do(tmp_path: Path) ->
         place(tmp_path, tmp_path, tmp_path, identities=[])
 
 
-if os.geteuid() == 0:
-    _NOBODY = f"{pwd.getpwnam('nobody').pw_uid}:{pwd.getpwnam('nobody').pw_gid}"
+def test_an_ordinary_user_starts_all_engines(ordinary: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "COVEY_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", _START_AND_STOP, str(tmp_path / "state")]
 
-    async def test_root_without_user_namespaces_runs_postgres_as_nobody_out_of_its_private_folder(
-        state: StateFolder,
-    ) -> None:
-        os.chmod(state.path, 0o700)  # noqa: PTH101 - nobody cannot even look inside
+    result = run_as(ordinary, command, tmp_path, environment)
 
-        def make(port: int) -> PostgresServer:
-            return PostgresServer(state.path / "postgres", port, identities=[_NOBODY])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("postgresql://postgres:")
 
-        engine = await start(state, "postgres", make)
 
-        assert await _select_one(engine) == 1
-        assert psutil.Process(engine.pid).username() == "nobody"
+async def test_postgres_runs_out_of_a_private_folder_as_who_it_may_be(state: StateFolder) -> None:
+    """Root has it run as nobody, as where there are no user namespaces; an ordinary user as who that user is."""
+    os.chmod(state.path, 0o700)  # noqa: PTH101 - nobody cannot even look inside
 
-    async def test_data_of_postgres_as_nobody_survives_a_kill(state: StateFolder) -> None:
-        def make(port: int) -> PostgresServer:
-            return PostgresServer(state.path / "postgres", port, identities=[_NOBODY])
+    engine = await start(state, "postgres", lambda port: _without_namespace(state, port))
 
-        engine = await start(state, "postgres", make)
-        connection = await asyncpg.connect(engine.url)
-        await connection.execute("CREATE TABLE kept (x int)")
-        engine.process.kill()
-        await engine.process.wait()
-        connection.terminate()
+    assert await _select_one(engine) == 1
+    assert psutil.Process(engine.pid).uids().effective == (_NOBODY.pw_uid if os.geteuid() == 0 else os.geteuid())
 
-        engine = await start(state, "postgres", make)
 
-        connection = await asyncpg.connect(engine.url)
-        assert await connection.fetchval("SELECT count(*) FROM kept") == 0
-        await connection.close()
+async def test_data_of_postgres_survives_a_kill_whoever_it_runs_as(state: StateFolder) -> None:
+    engine = await start(state, "postgres", lambda port: _without_namespace(state, port))
+    connection = await asyncpg.connect(engine.url)
+    await connection.execute("CREATE TABLE kept (x int)")
+    engine.process.kill()
+    await engine.process.wait()
+    connection.terminate()
 
-    def test_an_ordinary_user_starts_all_engines(tmp_path: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "COVEY_CACHE": str(tmp_path / "cache")}
-        command = [sys.executable, "-c", _START_AND_STOP, str(tmp_path / "state")]
+    engine = await start(state, "postgres", lambda port: _without_namespace(state, port))
 
-        result = run_as("namespace", command, tmp_path, environment)
+    connection = await asyncpg.connect(engine.url)
+    assert await connection.fetchval("SELECT count(*) FROM kept") == 0
+    await connection.close()
 
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.startswith("postgresql://postgres:")
+
+def _without_namespace(state: StateFolder, port: int) -> PostgresServer:
+    identity = f"{_NOBODY.pw_uid}:{_NOBODY.pw_gid}" if os.geteuid() == 0 else ""
+    return PostgresServer(state.path / "postgres", port, identities=[identity])

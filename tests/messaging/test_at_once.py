@@ -117,15 +117,23 @@ class TestAccept:
 
         assert await stored(connection) == 1
 
-    @pytest.mark.parametrize("how", ["accept", "receive", "receive and handle"])
-    async def test_of_a_reader_that_was_overtaken_stores_nothing(self, connection: Connection, how: str) -> None:
-        begin = {"accept": ("accept", [LANES]), "receive": ("receive", [LANES, 0])}
-        function, first = begin.get(how, ("receive", [LANES, 8]))
+    async def test_of_a_reader_that_was_overtaken_stores_nothing(self, connection: Connection) -> None:
+        await accept(connection, event(key=KEY))
+
+        with pytest.raises(Fenced):
+            await accept(connection, event(key=KEY))
+
+        assert await stored(connection) == 1
+
+
+class TestReceive:
+    @pytest.mark.parametrize("direct", [pytest.param(0, id="for the workers"), pytest.param(8, id="to be handled")])
+    async def test_of_a_reader_that_was_overtaken_stores_nothing(self, connection: Connection, direct: int) -> None:
         await accept(connection, event(key=KEY))
 
         with pytest.raises(Fenced), translated():
             columns = Received("feed", 0, 1, [event(key=KEY)]).columns()
-            await call_all(connection, [(function, [*first, *columns])])
+            await call_all(connection, [("receive", [LANES, direct, *columns])])
 
         assert await stored(connection) == 1
 

@@ -17,9 +17,10 @@ from covey.messaging.options import MessagingOptions
 from covey.messaging.retention import BATCH, INBOX_AGE, OUTBOX_AGE, RULES, Retention
 from covey.messaging.router import Router
 from covey.saga.journal import SAGAS
+from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, ReplicaOptions, replica
 from covey.work.unit_of_work import Work
-from tests.messaging.feed import Added, Feed, dead, effects, handled, keep, settled
+from tests.messaging.feed import PATIENCE, Added, Feed, dead, effects, handled, keep, settled
 
 AGE = "interval '100 days'"
 
@@ -60,6 +61,26 @@ async def make_old(shop: Replica) -> None:
 def test_an_inbox_remembers_for_longer_than_anything_can_come_again() -> None:
     """On its last day in the outbox a message is published again, and lies in the stream for as long as any other."""
     assert INBOX_AGE > OUTBOX_AGE + STREAM_MAX_AGE
+
+
+async def test_a_duplicate_as_old_as_any_can_be_has_no_second_effect_after_retention(shop: Replica, feed: Feed) -> None:
+    """It was published again on its last day in the outbox, and is read on its last day in the stream."""
+    first = await feed.add("a", [1])
+    await handled(shop, 1)
+    await settled(shop)
+    await shop.fetch(
+        "UPDATE covey.inbox SET received_at = now() - $1::interval RETURNING 1", OUTBOX_AGE + STREAM_MAX_AGE
+    )
+    await clean(shop.database)
+
+    await feed.publish(first)
+    await feed.add("a", [2])  # of the same key: handled after it
+
+    async def is_handled() -> bool:
+        return 2 in await effects(shop)
+
+    await eventually(is_handled, PATIENCE)
+    assert await effects(shop) == [1, 2]
 
 
 async def test_a_stream_holds_messages_for_no_longer_than_retention_believes(

@@ -54,13 +54,17 @@ class Statement:
 
 @dataclass(slots=True, eq=False)
 class Publication:
-    """A message published to NATS with the wish for a confirmation, and what the server answered."""
+    """A message published to NATS with the wish for a confirmation, and what the server answered.
+
+    `next` is the publication that has arrived right behind it, if one has.
+    """
 
     session: Session
     subject: str
     headers: dict[str, str]
     request: bytes = b""
     answer: bytes = b""
+    next: Publication | None = None
 
 
 @dataclass(slots=True, eq=False)

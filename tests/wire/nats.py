@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tests.wire.exchange import Arrival, Publication, Stage, Tap
 from tests.wire.proxy import Line, both
@@ -84,6 +85,13 @@ def _frame(words: list[bytes], whole: bytes, at: int) -> Frame:
     return Frame(words, {name: value.strip() for name, value in headers.items()}, whole[at + len(head) : -2], whole)
 
 
+def with_payload(frame: Frame, payload: bytes) -> bytes:
+    """Return the bytes of a publication of something else."""
+    head = frame.whole[frame.whole.index(b"\r\n") + 2 : -len(frame.payload) - 2]
+    words = [*frame.words[:-1], str(len(head) + len(payload)).encode()]
+    return b" ".join(words) + b"\r\n" + head + payload + b"\r\n"
+
+
 def with_headers(frame: Frame, headers: dict[str, str]) -> bytes:
     """Return the bytes of a publication with other headers."""
     head = b"NATS/1.0\r\n" + b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items()) + b"\r\n"
@@ -100,16 +108,25 @@ async def speak_nats(line: Line, tap: Tap) -> None:
 async def _requests(line: Line, tap: Tap, waiting: dict[str, Publication]) -> None:
     frames = Frames()
     while data := await line.process.read():
-        for frame in frames.feed(data):
-            if frame.verb == b"HPUB" and "ce-id" in frame.told:
-                publication = Publication(line.session, frame.subject, frame.told, frame.whole)
-                if not await tap.passes(Stage.REQUEST, publication):
-                    return
-                if frame.reply:
-                    waiting[frame.reply] = publication
-                await line.server.write(publication.request)
-            else:
+        arrived = [(frame, _published(line, frame)) for frame in frames.feed(data)]
+        for (_, publication), (_, behind) in pairwise(arrived):
+            if publication is not None:
+                publication.next = behind
+        for frame, publication in arrived:
+            if publication is None:
                 await line.server.write(frame.whole)
+                continue
+            if not await tap.passes(Stage.REQUEST, publication):
+                return
+            if frame.reply:
+                waiting[frame.reply] = publication
+            await line.server.write(publication.request)
+
+
+def _published(line: Line, frame: Frame) -> Publication | None:
+    if frame.verb != b"HPUB" or "ce-id" not in (told := frame.told):
+        return None
+    return Publication(line.session, frame.subject, told, frame.whole)
 
 
 async def _answers(line: Line, tap: Tap, waiting: dict[str, Publication]) -> None:
