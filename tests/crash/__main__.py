@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.crash.points import one_per_seam, shard_of, sharded
 from tests.crash.report import listing, table
-from tests.crash.run import chosen, prepared
+from tests.crash.run import RECORDINGS, chosen, prepared
 
 
 def main() -> int:
@@ -50,7 +50,9 @@ def main() -> int:
 async def _run(arguments: argparse.Namespace, folder: Path) -> int:
     began = time.monotonic()
     async with prepared(folder, _say) as run:
-        points = sharded(chosen(await run.record(arguments.lanes), arguments.words), *arguments.shard)
+        points = sharded(
+            chosen(await run.record(arguments.lanes, recordings=RECORDINGS), arguments.words), *arguments.shard
+        )
         if arguments.list:
             _say("\n".join([*listing(points), "", f"{len(points)} points"]))
             return 0
