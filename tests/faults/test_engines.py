@@ -9,7 +9,6 @@ import pytest
 
 from covey.testing.eventually import eventually
 from tests.faults.conftest import Open
-from tests.harness.crowd import CUT_OFF_SHARE
 from tests.harness.floor import Floor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -31,4 +30,4 @@ async def test_an_engine_that_is_killed_and_comes_back_loses_nothing(
             await ground.kill_and_restart(engine)
         await ordering
 
-        await scene.crowd.settle(late_share=CUT_OFF_SHARE)
+        await scene.crowd.settle()

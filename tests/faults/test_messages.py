@@ -10,7 +10,6 @@ from covey.database.pool import Database
 from covey.messaging.relay import republish
 from tests.faults.conftest import Open, Scene
 from tests.faults.taps import Delaying, Doubling, Losing, Swapping, Together
-from tests.harness.crowd import CUT_OFF_SHARE
 from tests.wire.exchange import Arrival, Publication, Tap
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -84,7 +83,7 @@ async def test_connections_that_break_in_the_middle_lose_nothing(open_scene: Ope
         await scene.crowd.order(number)
         put(scene, Together([]))
 
-        await scene.crowd.settle(late_share=CUT_OFF_SHARE)
+        await scene.crowd.settle()
         assert losing.lost > 0
 
 

@@ -11,7 +11,6 @@ import pytest
 from covey.local.engines.embedded import STREAMS
 from covey.testing.eventually import eventually
 from tests.faults.conftest import Open
-from tests.harness.crowd import CUT_OFF_SHARE
 from tests.harness.floor import Floor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,7 +37,7 @@ async def test_an_engine_that_is_killed_and_comes_back_loses_nothing(
             await ground.kill_and_restart(engine)
         await ordering
 
-        await scene.crowd.settle(late_share=CUT_OFF_SHARE)
+        await scene.crowd.settle()
 
 
 @pytest.mark.slow
@@ -58,4 +57,4 @@ async def test_replicas_and_the_broker_killed_together_lose_nothing(open_scene: 
                 await victim.start()
         await ordering
 
-        await scene.crowd.settle(late_share=CUT_OFF_SHARE)
+        await scene.crowd.settle()
