@@ -8,7 +8,8 @@ from contextlib import suppress
 import pytest
 
 import covey.database.connections
-from covey.database.connections import Connections
+from covey.database.connections import FULL_SECONDS, Connections
+from covey.database.errors import ServerFull
 from covey.errors import DatabaseUnavailable, PoolExhausted
 from covey.testing.interruption import every_interruption
 from tests.database.noise import quiet
@@ -35,16 +36,21 @@ class FakeConnection:
 
 
 class Server:
-    """Opens connections, unless it is down; `opened` has them all."""
+    """Opens connections, unless it is down or has granted all that it does; `opened` has them all."""
 
     def __init__(self) -> None:
         self.opened: list[FakeConnection] = []
         self.down = False
+        self.most = 100
+        self.asked = 0
 
     async def connect(self) -> FakeConnection:
+        self.asked += 1
         await asyncio.sleep(0)
         if self.down:
             raise DatabaseUnavailable("down")
+        if len(self.opened) >= self.most:
+            raise ServerFull("too many connections")
         self.opened.append(FakeConnection())
         return self.opened[-1]
 
@@ -374,3 +380,45 @@ async def test_those_who_wait_when_the_pool_is_closed_are_told_without_noise() -
 
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, *[DatabaseUnavailable] * 2, type(None)]
     assert one.closed
+
+
+class TestAServerThatGrantsNoMore:
+    async def test_is_asked_again_after_a_while_by_who_waits_and_serves_all_then(self) -> None:
+        server = Server()
+        server.most = 1
+        pool = server.connections(size=3)
+        await pool.take()
+        first, second = await waiting(pool), await waiting(pool)
+
+        server.most = 3
+
+        assert len({await first, await second}) == 2
+        assert (pool.usage, pool.waiting) == ((3, 0), 0)
+
+    async def test_is_asked_a_few_times_a_second_however_many_wait(self) -> None:
+        server = Server()
+        server.most = 1
+        pool = server.connections(size=10, wait_seconds=1.0)
+        await pool.take()
+        loop, begun = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+
+        outcomes = await asyncio.gather(*(pool.take() for _ in range(50)), return_exceptions=True)
+
+        assert [type(outcome) for outcome in outcomes] == [PoolExhausted] * 50
+        assert "too many connections" in str(outcomes[0])
+        at_first = 9
+        assert server.asked - 1 <= at_first + (loop.time() - begun) / FULL_SECONDS + 1
+
+    async def test_refuses_all_who_wait_once_none_is_lent(self) -> None:
+        server = Server()
+        server.most = 1
+        pool = server.connections(size=3)
+        lent = await pool.take()
+        first, second = await waiting(pool), await waiting(pool)
+
+        lent.closed = True
+        pool.give(lent)
+
+        for one in (first, second):
+            with pytest.raises(ServerFull):
+                await one
