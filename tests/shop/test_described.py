@@ -70,6 +70,7 @@ HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
 _COUNTED = re.compile(r'http_requests_total\{endpoint="([^"]+)",method="(\w+)",status="(\d+)"\} (\d+)')
 
 
+@pytest.mark.longest
 async def test_services_do_what_they_say(shop: Shop, tmp_path: Path) -> None:
     wrong = await all_mistakes(shop, tmp_path, QUICK)
 
