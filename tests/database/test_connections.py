@@ -422,3 +422,17 @@ class TestAServerThatGrantsNoMore:
         for one in (first, second):
             with pytest.raises(ServerFull):
                 await one
+
+    async def test_is_not_waited_for_by_who_finds_the_pool_closed_meanwhile(self) -> None:
+        server = Server()
+        server.most = 1
+        pool = server.connections(size=3, wait_seconds=60)
+        await pool.take()
+        asked = asyncio.create_task(pool.take())
+        while server.asked < 2:  # noqa: ASYNC110 - the loop, turn by turn
+            await asyncio.sleep(0)
+
+        await pool.close(0)
+
+        with pytest.raises(ServerFull):
+            await asyncio.wait_for(asked, 5)

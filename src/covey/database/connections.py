@@ -86,7 +86,7 @@ class Connections:
             try:
                 return await self._opened()
             except ServerFull as error:
-                if not self._lent:
+                if self._closed or not self._lent:
                     raise
                 full = f"; {error}"
         begun, again = time.monotonic(), False
@@ -99,7 +99,7 @@ class Connections:
                     try:
                         return await self._opened()
                     except ServerFull as error:
-                        if not self._lent:
+                        if self._closed or not self._lent:
                             raise
                         full, again = f"; {error}", True
         except TimeoutError:
