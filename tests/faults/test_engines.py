@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from datetime import timedelta
-
 import pytest
 
-from covey.testing.eventually import eventually
 from tests.faults.conftest import Open
+from tests.faults.outages import order_while_killed
 from tests.harness.floor import Floor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -22,12 +19,6 @@ async def test_an_engine_that_is_killed_and_comes_back_loses_nothing(
     open_scene: Open, ground: Floor, engine: str, times: int, number: int
 ) -> None:
     async with open_scene(1) as scene:
-        ordering = asyncio.create_task(scene.crowd.order(number))
-
-        for nth in range(1, times + 1):
-            enough = number * nth // (times + 1)
-            await eventually(lambda: len(scene.crowd.accepted) >= enough, timedelta(minutes=2))  # noqa: B023 - awaited
-            await ground.kill_and_restart(engine)
-        await ordering
+        await order_while_killed(scene.crowd, number, ground, engine, times)
 
         await scene.crowd.settle()
