@@ -1,4 +1,4 @@
-"""The shop in a drill: customers, a provider that misbehaves, and the auditor. `covey drill` runs it.
+"""The shop in a drill: customers, those outside, who misbehave, and the auditor. `covey drill` runs it.
 
 Beside the books it holds the shop to what each customer was told: an order that was accepted exists and can be seen,
 one whose cancellation was accepted ends cancelled, a return and a change of an account that were accepted are there,
@@ -34,12 +34,18 @@ _USERS, _RESTLESS = 200, 50
 _PLENTY, _SCARCE = 10_000_000, 400
 _ANSWER_SECONDS = 2.0
 _MISBEHAVIOUR = {
-    "provider is slow": "slow",
-    "provider says nothing": "silent",
-    "provider books late": "late",
-    "provider is down": "down",
-    "provider lies": "lie",
+    "provider is slow": ("provider", "slow"),
+    "provider says nothing": ("provider", "silent"),
+    "provider books late": ("provider", "late"),
+    "provider is down": ("provider", "down"),
+    "provider lies": ("provider", "lie"),
+    "carrier says nothing": ("carrier", "silent"),
+    "carrier books late": ("carrier", "late"),
+    "carrier is down": ("carrier", "down"),
+    "mail server takes mail and cuts": ("mail", "drop"),
+    "mail server is down": ("mail", "down"),
 }
+_NORMAL = {"provider": "answer", "carrier": "answer", "mail": "accept"}
 
 Rules = dict[str, list[str]]
 
@@ -55,11 +61,10 @@ class ShopDrill:
 
     @property
     def faults(self) -> Sequence[OwnFault]:
-        """See Drilled. The provider takes its orders through its administrator's door."""
-        normal = partial(self._tell_provider, "answer")
+        """See Drilled. Those outside take their orders through their administrator's door."""
         return [
-            OwnFault(name=name, begin=partial(self._tell_provider, mode), end=normal)
-            for name, mode in _MISBEHAVIOUR.items()
+            OwnFault(name=name, begin=partial(self._tell, whom, mode), end=partial(self._tell, whom, _NORMAL[whom]))
+            for name, (whom, mode) in _MISBEHAVIOUR.items()
         ]
 
     async def prepare(self) -> None:
@@ -98,13 +103,13 @@ class ShopDrill:
         )
         return Verdict(rules=rules | kept(promises, told), summary=found.summary())
 
-    async def _tell_provider(self, mode: str) -> None:
-        url = f"{self._sources.provider}/admin/mode"
+    async def _tell(self, whom: str, mode: str) -> None:
+        door = {"provider": self._sources.provider, "carrier": self._sources.carrier, "mail": self._sources.mail}[whom]
         try:
-            async with self._http.put(url, json={"mode": mode}) as answer:
+            async with self._http.put(f"{door}/admin/mode", json={"mode": mode}) as answer:
                 answer.raise_for_status()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise DependencyUnavailable(f"the provider does not obey: {type(error).__name__}") from error
+            raise DependencyUnavailable(f"the {whom} does not obey: {type(error).__name__}") from error
 
     async def _asked(self, query: str, how: str) -> Any:
         try:

@@ -57,6 +57,7 @@ from covey.saga.engine import SagaEngine
 from covey.saga.journal import SAGAS
 from covey.saga.timers import SagaTimers
 from covey.security.principal import DevelopmentTokens, Nobody, Verifier
+from covey.security.tls import Encryption
 from covey.settings import VALKEY_SCHEMES, ServiceSettings, load
 from covey.telemetry.health import Readiness
 from covey.telemetry.redaction import redact_text, text_of
@@ -208,7 +209,7 @@ class Service(Generic[S]):
                 options=parts.limits,
                 version=self.version,
             )
-            grpc = _grpc(parts, telemetry, readiness, messaging, verifier) if parts.grpc else None
+            grpc = _grpc(parts, settings, telemetry, readiness, messaging, verifier) if parts.grpc else None
             await stack.enter_async_context(messaging.running(settings.drain_timeout))
             if queues is not None:
                 await stack.enter_async_context(queues.running(settings.drain_timeout))
@@ -350,11 +351,24 @@ def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
 
 
 def _grpc(
-    parts: Parts, telemetry: Telemetry, readiness: Readiness, messaging: Messaging, verifier: Verifier
+    parts: Parts,
+    settings: ServiceSettings,
+    telemetry: Telemetry,
+    readiness: Readiness,
+    messaging: Messaging,
+    verifier: Verifier,
 ) -> GrpcServer:
     from covey.grpc.server import GrpcServer
 
-    return GrpcServer(parts.grpc, telemetry, readiness, messaging.transactions, parts.calls, verifier)
+    return GrpcServer(
+        parts.grpc,
+        telemetry,
+        readiness,
+        messaging.transactions,
+        parts.calls,
+        verifier,
+        encryption=Encryption.of(settings),
+    )
 
 
 @asynccontextmanager

@@ -71,6 +71,10 @@ class ServiceSettings(BaseSettings):
     development_key: str | None = Field(
         default=None, min_length=16, repr=False, description="verifies development tokens; without it none is valid"
     )
+    tls_certificate: Path | None = Field(default=None, description="PEM: who this service is to others, over gRPC")
+    tls_key: Path | None = Field(default=None, description="PEM: the key of that certificate, without a passphrase")
+    tls_authorities: Path | None = Field(default=None, description="PEM: who signs the certificates of other services")
+    tls_by_others: bool = Field(default=False, description="a mesh, say, encrypts what leaves this machine")
     log_level: str = "INFO"
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_headers: Annotated[dict[str, str], NoDecode] = Field(

@@ -17,8 +17,9 @@ from covey.local.running import RunningSystem, UpOptions, running_system
 from covey.local.system import read_system
 from covey.testing.eventually import eventually
 from covey.tools.export import export
+from tests.docs.pages import ROOT, blocks
 
-FOLDER = Path(__file__).parents[2] / "examples" / "first-service"
+FOLDER = ROOT / "examples" / "first-service"
 CHOICES = ("tea", "coffee", "water")
 
 
@@ -40,6 +41,12 @@ async def test_every_accepted_vote_is_counted_once_though_the_service_is_killed(
         await eventually(lambda: all_counted(http, durable))
         assert accepted <= durable, "a vote that was answered with 202 is not in the outbox"
         assert durable.total() <= len(votes) + len(CHOICES)
+
+
+def test_the_first_service_of_the_readme_is_fifteen_lines() -> None:
+    (shown,) = [block for block in blocks(ROOT / "README.md") if block.file == FOLDER / "ballot_service/main.py"]
+
+    assert len([line for line in shown.text.splitlines() if line]) == 15
 
 
 def rows_of(readme: str) -> list[tuple[str, str]]:
@@ -69,7 +76,7 @@ def test_a_copy_that_is_renamed_as_the_page_says_is_a_service_of_its_own(tmp_pat
     assert sorted(str(file.relative_to(tmp_path / "library")) for file in (tmp_path / "library").rglob("*.*")) == [
         "covey.toml",
         *(f"loans_service/{name}.py" for name in ("__init__", "__main__", "main")),
-        "migrations/0001_tally.py",
+        "migrations/0001_vote.py",
     ]
 
 

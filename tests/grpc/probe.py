@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 
 from covey.grpc.options import GrpcOptions
 from covey.grpc.server import GrpcServer
+from covey.security.tls import LOCAL, Encryption
 from covey.telemetry.health import Readiness
 from covey.telemetry.telemetry import Telemetry
 
@@ -111,7 +112,11 @@ def refusal(error: grpc.aio.AioRpcError) -> Refused:
 
 
 def server_of(
-    servicers: Sequence[object], telemetry: Telemetry, readiness: Readiness, options: GrpcOptions | None = None
+    servicers: Sequence[object],
+    telemetry: Telemetry,
+    readiness: Readiness,
+    options: GrpcOptions | None = None,
+    encryption: Encryption = LOCAL,
 ) -> GrpcServer:
     """Return a server without a database."""
-    return GrpcServer(servicers, telemetry, readiness, None, options or GrpcOptions())
+    return GrpcServer(servicers, telemetry, readiness, None, options or GrpcOptions(), encryption=encryption)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import trustme
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from user_service.generated.user.v1 import user_pb2 as pb
@@ -46,18 +47,17 @@ def url(make_database: Callable[[Path | None], str]) -> str:
 @asynccontextmanager
 async def user_service(folder: Path, url: str, **environment: str) -> AsyncIterator[tuple[Process, grpc.aio.Channel]]:
     """Run user; yields its process, ready, and a channel to it."""
-    port = free_port()
     told = {
         "DATABASE_URL": url,
         "NATS_URL": "nats://127.0.0.1:1",
         "PORT": str(free_port()),
-        "GRPC_PORT": str(port),
+        "GRPC_PORT": str(free_port()),
         "DEVELOPMENT_KEY": KEY,
         **environment,
     }
     async with (
         started(folder, PROGRAM, **told) as process,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{told['GRPC_PORT']}") as channel,
     ):
         await process.ready()
         yield process, channel
@@ -118,6 +118,34 @@ async def test_a_port_that_is_taken_ends_the_start_with_one_line(tmp_path: Path,
 
     assert status == 1
     assert f"cannot listen for gRPC on 127.0.0.1:{port}" in error
+    assert "Traceback" not in error
+
+
+async def test_with_an_identity_it_answers_who_is_certified_and_nobody_else(tmp_path: Path, url: str) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    files = {f"TLS_{name}": tmp_path / f"{name}.pem" for name in ("CERTIFICATE", "KEY", "AUTHORITIES")}
+    parts = (certificate.cert_chain_pems[0], certificate.private_key_pem, authority.cert_pem)
+    for file, part in zip(files.values(), parts, strict=True):
+        part.write_to_path(file)
+    credentials = grpc.ssl_channel_credentials(*(part.bytes() for part in reversed(parts)))
+    told = {name: str(file) for name, file in files.items()}
+    async with user_service(tmp_path, url, GRPC_PORT=str(port := free_port()), **told) as (_, plain):
+        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+            assert (await ada(channel)).name == "Ada"
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await ada(plain)
+
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_without_one_it_does_not_start_beyond_its_machine(tmp_path: Path, url: str) -> None:
+    told = {"DATABASE_URL": url, "NATS_URL": "nats://127.0.0.1:1", "PORT": "0", "GRPC_PORT": "0", "HOST": "0.0.0.0"}
+    async with started(tmp_path, PROGRAM, **told) as process:
+        status, error = await process.ended()
+
+    assert status == 1
+    assert "gRPC at 0.0.0.0 would be in plaintext" in error
     assert "Traceback" not in error
 
 

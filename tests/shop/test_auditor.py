@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -134,6 +136,7 @@ class Written:
     """
 
     sources: Sources
+    connections: dict[str, asyncpg.Connection[asyncpg.Record]]
     smtp_url: str
     user: UUID
     confirmed: UUID
@@ -143,11 +146,7 @@ class Written:
 
     async def tamper(self, service: str, sql: str, *args: object) -> None:
         """Change something in a service's database."""
-        connection = await asyncpg.connect(self.sources.databases[service])
-        try:
-            assert not (await connection.execute(sql, *args)).endswith(" 0"), "nothing was changed"
-        finally:
-            await connection.close()
+        assert not (await self.connections[service].execute(sql, *args)).endswith(" 0"), "nothing was changed"
 
     async def charge(self, path: str, order_id: UUID, amount: int = 2_500) -> None:
         """Have the provider move money."""
@@ -328,11 +327,23 @@ class Written:
 
 
 @pytest.fixture
-async def books(sources: Sources, smtp_url: str) -> Written:
+async def connections(sources: Sources) -> AsyncIterator[dict[str, asyncpg.Connection[asyncpg.Record]]]:
+    """One connection to the books of each service."""
+    async with AsyncExitStack() as stack:
+        opened = {}
+        for service, url in sources.databases.items():
+            opened[service] = await asyncpg.connect(url)
+            stack.push_async_callback(opened[service].close)
+        yield opened
+
+
+@pytest.fixture
+async def books(sources: Sources, smtp_url: str, connections: dict[str, asyncpg.Connection[asyncpg.Record]]) -> Written:
     """Books that are right."""
     mug = new_id()
     written = Written(
         sources=sources,
+        connections=connections,
         smtp_url=smtp_url,
         user=new_id(),
         confirmed=new_id(),

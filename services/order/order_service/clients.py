@@ -9,6 +9,7 @@ from datetime import timedelta
 from covey.errors import NotFound
 from covey.grpc.client import GrpcClient, GrpcClientOptions
 from covey.resilience.policy import PolicyOptions
+from covey.security.tls import LOCAL, Encryption
 from order_service.domain import UserId
 from order_service.generated.user.v1.user_pb2 import GetUserRequest
 from order_service.generated.user.v1.user_pb2_grpc import UserServiceStub
@@ -27,9 +28,11 @@ class GrpcCustomers:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, address: str, token: str | None) -> AsyncIterator[GrpcCustomers]:
+    async def open(
+        cls, address: str, token: str | None, encryption: Encryption = LOCAL
+    ) -> AsyncIterator[GrpcCustomers]:
         """Connect when first used; close the connection at the end. `token` is that of the order service."""
-        async with GrpcClient.open("user", address, OPTIONS, token) as client:
+        async with GrpcClient.open("user", address, OPTIONS, token, encryption=encryption) as client:
             yield cls(client)
 
     async def name_of(self, user_id: UserId) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from covey.resilience.targets import Client
 from covey.security.principal import service_token
+from covey.security.tls import Encryption
 from covey.service import Parts, Service
 from covey.settings import ServiceSettings
 from order_service.handlers import router
@@ -44,7 +45,7 @@ async def compose(settings: OrderSettings) -> AsyncIterator[Parts]:
     from order_service.clients import GrpcCustomers  # gRPC costs 70 ms that nobody pays who does not use it
 
     token = service_token(settings.development_key, "order")
-    async with GrpcCustomers.open(settings.user_grpc, token) as customers:
+    async with GrpcCustomers.open(settings.user_grpc, token, Encryption.of(settings)) as customers:
         yield parts_of(customers, [customers.client])
 
 

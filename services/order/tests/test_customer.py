@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 from order_service.domain import Money, Product, ProductId
 from order_service.generated.user.v1 import user_pb2 as pb
 from order_service.generated.user.v1.user_pb2_grpc import UserServiceServicer
@@ -23,6 +25,7 @@ from covey.grpc.server import GrpcServer
 from covey.ids import new_id
 from covey.local.ports import free_port
 from covey.messaging.brokers.memory import MemoryBroker
+from covey.security.tls import LOCAL, Encryption, Identity
 from covey.telemetry.health import Readiness
 from covey.telemetry.telemetry import Telemetry
 from covey.testing.eventually import eventually
@@ -51,11 +54,11 @@ class FakeUsers(UserServiceServicer):
 
 
 @asynccontextmanager
-async def known_by(users: FakeUsers) -> AsyncIterator[str]:
+async def known_by(users: FakeUsers, encryption: Encryption = LOCAL) -> AsyncIterator[str]:
     """Serve what stands in for the user service; yields its address."""
     readiness = Readiness()
     readiness.started()
-    server = GrpcServer([users], Telemetry.in_memory(), readiness, None, GrpcOptions())
+    server = GrpcServer([users], Telemetry.in_memory(), readiness, None, GrpcOptions(), encryption=encryption)
     port = await server.start("127.0.0.1", 0)
     try:
         yield f"127.0.0.1:{port}"
@@ -64,10 +67,10 @@ async def known_by(users: FakeUsers) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def orders(database_url: str, user_grpc: str | None) -> AsyncIterator[aiohttp.ClientSession]:
+async def orders(database_url: str, user_grpc: str | None, **tls: Path) -> AsyncIterator[aiohttp.ClientSession]:
     """Run the order service; yields a client of it."""
     settings = OrderSettings(
-        database_url=database_url, nats_url="nats://unused", user_grpc=user_grpc, development_key=KEY
+        database_url=database_url, nats_url="nats://unused", user_grpc=user_grpc, development_key=KEY, **tls
     )
     async with (
         service.running(settings, MemoryBroker()) as running,
@@ -111,6 +114,24 @@ async def test_an_order_is_shown_with_its_customer_when_it_is_asked_for(
     assert plain == order
     assert expanded == {**order, "customer": {"id": order["user_id"], "name": "Ada"}}
     assert users.callers == {f"Bearer {token('service:order', 'service')}"}
+
+
+async def test_the_name_is_asked_for_where_only_who_is_certified_is_answered(
+    database_url: str, transactions: Transactions, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    tls = {f"tls_{name}": tmp_path / f"{name}.pem" for name in ("certificate", "key", "authorities")}
+    certificate.cert_chain_pems[0].write_to_path(tls["tls_certificate"])
+    certificate.private_key_pem.write_to_path(tls["tls_key"])
+    authority.cert_pem.write_to_path(tls["tls_authorities"])
+    encryption = Encryption(identity=Identity.read(*tls.values()))
+    async with known_by(FakeUsers(), encryption) as address, orders(database_url, address, **tls) as http:
+        order = await placed(http, transactions)
+
+        expanded = await shown(http, order, "?expand=customer")
+
+    assert expanded["customer"]["name"] == "Ada"
 
 
 @pytest.mark.parametrize("why", ["not configured", "nobody listens", "it says nothing", "it does not know them"])

@@ -8,7 +8,7 @@ What is raised are errors of covey: what the target said (`covey.grpc.status`), 
 request that was made of the target, which need not be the one that is being handled here: whoever calls decides what a
 NotFound of another service means to its own caller.
 
-The connection is made with the first call, and has no TLS; `_channel` is the one place where that is decided.
+The connection is made with the first call; `encryption`, of the service's settings, says how.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import grpc
 
@@ -28,6 +29,7 @@ from covey.grpc.exchange import CORRELATION_ID, TRACEPARENT
 from covey.grpc.options import DEFAULT, KeepAlive, limits
 from covey.grpc.status import error_of
 from covey.resilience.policy import Policy, PolicyOptions
+from covey.security.tls import LOCAL, Encryption, Identity
 
 Q = TypeVar("Q", contravariant=True)
 A = TypeVar("A", covariant=True)
@@ -73,13 +75,15 @@ class GrpcClient:
         options: GrpcClientOptions | None = None,
         token: str | None = None,
         clock: Clock | None = None,
+        encryption: Encryption = LOCAL,
     ) -> AsyncIterator[GrpcClient]:
         """Connect when first used; cut off what is under way at the end.
 
-        `address` is `host:port`, or a gRPC URI; `token` says who calls.
+        `address` is `host:port`, or a gRPC URI; `token` says who calls. Raises ConfigurationError where the token and
+        the rest would go over a network in plaintext.
         """
         options = options or GrpcClientOptions()
-        channel = _channel(address, options)
+        channel = _channel(address, options, _identity(target, address, encryption))
         try:
             yield cls(target, channel, Policy(target, options.policy, clock or SystemClock()), token)
         finally:
@@ -107,17 +111,32 @@ class GrpcClient:
         return await self.policy.call(attempt, repeatable=repeatable)
 
 
-def _channel(address: str, options: GrpcClientOptions) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            *limits(options.max_message_bytes),
-            *options.keep_alive.of_client(),
-            ("grpc.service_config", _SERVICE_CONFIG),
-            ("grpc.service_config_disable_resolution", 1),
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-            ("grpc.primary_user_agent", "covey"),
-        ],
-    )
+def _channel(address: str, options: GrpcClientOptions, identity: Identity | None) -> grpc.aio.Channel:
+    arguments = [
+        *limits(options.max_message_bytes),
+        *options.keep_alive.of_client(),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.primary_user_agent", "covey"),
+    ]
+    if identity is None:
+        return grpc.aio.insecure_channel(address, options=arguments)
+    credentials = grpc.ssl_channel_credentials(identity.authorities, identity.key, identity.certificate)
+    return grpc.aio.secure_channel(address, credentials, options=arguments)
+
+
+def _identity(target: str, address: str, encryption: Encryption) -> Identity | None:
+    """Return who to be at an address, every host of it."""
+    return {encryption.towards(host, f"{target} over gRPC at {address}") for host in _hosts(address)}.pop()
+
+
+def _hosts(address: str) -> list[str]:
+    """Return the hosts in what gRPC calls a target: `host:port`, `dns:///host:port`, `ipv4:…,…`, `unix:path`."""
+    scheme, _, rest = address.partition(":")
+    if scheme in ("unix", "unix-abstract"):
+        return ["localhost"]
+    authorities = (rest if scheme in ("dns", "ipv4", "ipv6") else address).rpartition("/")[2].split(",")
+    return [urlsplit(f"//{one}").hostname or one for one in authorities]

@@ -1,7 +1,4 @@
-"""The gRPC server of a service: its servicers behind one pass, health and reflection beside them.
-
-It listens without TLS. `_listen` is the one place where that is decided.
-"""
+"""The gRPC server of a service: its servicers behind one pass, health and reflection beside them."""
 
 from __future__ import annotations
 
@@ -21,6 +18,7 @@ from covey.grpc.health import Health
 from covey.grpc.options import GrpcOptions, limits
 from covey.security.access import terms_of
 from covey.security.principal import Verifier
+from covey.security.tls import LOCAL, Encryption, Identity
 from covey.telemetry.health import Readiness
 from covey.telemetry.telemetry import Telemetry
 from covey.work.unit_of_work import Transactions
@@ -32,7 +30,8 @@ class GrpcServer:
     """Serves these servicers, instances of what grpc's generator calls `…Servicer`. Raises DefinitionError for others.
 
     `transactions` is where `transaction()` begins; without it there is none. `verifier` knows who calls; without one
-    all methods are open. Making it opens nothing. `start` it once, and `stop` it, on the loop that it is to run on.
+    all methods are open. `encryption` says how it listens. Making it opens nothing. `start` it once, and `stop` it, on
+    the loop that it is to run on.
     """
 
     def __init__(
@@ -44,7 +43,9 @@ class GrpcServer:
         options: GrpcOptions,
         verifier: Verifier | None = None,
         clock: Clock | None = None,
+        encryption: Encryption = LOCAL,
     ) -> None:
+        self._encryption = encryption
         self._services = _services(servicers)
         self._calls = Calls(telemetry, transactions, options, verifier, clock)
         self._readiness = readiness
@@ -55,6 +56,7 @@ class GrpcServer:
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port, which is a free one for 0. Raises ConfigurationError when that cannot be."""
         options = self._options
+        identity = self._encryption.towards(host, f"gRPC at {host}")
         server = grpc.aio.server(
             options=[
                 *limits(options.max_message_bytes),
@@ -69,7 +71,7 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*self._services, _HEALTH, reflection.SERVICE_NAME), server)
         server.add_generic_rpc_handlers((_Unknown(self._calls.unknown()),))
-        bound = _listen(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        bound = _listen(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", identity)
         self._server = server
         await server.start()
         return bound
@@ -92,14 +94,23 @@ class _Unknown(grpc.GenericRpcHandler):
         return self._handler
 
 
-def _listen(server: Any, address: str) -> int:
+def _listen(server: Any, address: str, identity: Identity | None) -> int:
     try:
-        port = int(server.add_insecure_port(address))
+        if identity is None:
+            port = int(server.add_insecure_port(address))
+        else:
+            port = int(server.add_secure_port(address, _credentials(identity)))
     except RuntimeError:
         port = 0
     if not port:
         raise ConfigurationError(f"cannot listen for gRPC on {address}: another process does, or HOST is not ours")
     return port
+
+
+def _credentials(identity: Identity) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(identity.key, identity.certificate)], identity.authorities, require_client_auth=True
+    )
 
 
 def _services(servicers: Sequence[object]) -> Mapping[str, list[Method]]:

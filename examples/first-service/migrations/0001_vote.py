@@ -8,9 +8,9 @@ down_revision = None
 
 def upgrade() -> None:
     """Create it."""
-    op.execute("CREATE TABLE tally (choice text PRIMARY KEY, votes bigint NOT NULL)")
+    op.execute("CREATE TABLE vote (choice text NOT NULL)")
 
 
 def downgrade() -> None:
     """Drop it."""
-    op.execute("DROP TABLE tally")
+    op.execute("DROP TABLE vote")
