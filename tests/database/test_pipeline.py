@@ -88,7 +88,7 @@ class TestATransaction:
                 await work.execute(INSERT, n)
                 work.publish(Placed(order="a"))
 
-        assert tap.look() == [("INSERT INTO effect", True, False), ("SELECT covey.publish", False, True)]
+        assert tap.look() == [("INSERT INTO effect", True, False), ("SELECT covey.publish_one", False, True)]
 
     async def test_without_anything_at_its_end_commits_by_itself(self, seen: tuple[Seen, Transactions]) -> None:
         tap, transactions = seen

@@ -161,16 +161,17 @@ class TestOneStatement:
 
     async def test_takes_one_round_trip(self, transactions: Transactions, small_pool: Database) -> None:
         asked: list[str] = []
-        async with transactions.begin() as work:
-            work.publish(Placed(order="a"))  # asyncpg asks for types the first time
+        async with transactions.begin() as work:  # asyncpg asks for types the first time
+            work.publish(Placed(order="a"))
+            work.publish(Placed(order="b"))
         async with small_pool.acquire() as connection:
             connection.add_query_logger(lambda query: asked.append(query.query))
 
         async with transactions.begin() as work:
-            work.publish(Placed(order="b"))
             work.publish(Placed(order="c"))
+            work.publish(Placed(order="d"))
 
-        assert await stored(small_pool) == (0, 3, 3)
+        assert await stored(small_pool) == (0, 4, 4)
         await eventually(lambda: len(asked) == 2)
         assert "covey.publish" in asked[0]
         assert "count(*)" in asked[1]

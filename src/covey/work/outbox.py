@@ -25,8 +25,8 @@ MAX_KEYS = 1_000
 MAX_KEY_LENGTH = 500
 MAX_HEADERS_BYTES = 8_000
 
-PUBLISH = "publish"
-"""The function that writes messages; the last of a transaction."""
+PUBLISH, PUBLISH_ONE = "publish", "publish_one"
+"""The functions that write messages, and one message; the last of a transaction."""
 
 
 WITHIN = "within"

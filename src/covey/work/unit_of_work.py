@@ -24,7 +24,7 @@ from covey.errors import DatabaseUnavailable, DefinitionError, QueryFailed
 from covey.message import Envelope, Message
 from covey.telemetry.tracing import Attributes, Tracer
 from covey.work.lasting import refuse_lasting
-from covey.work.outbox import PUBLISH, Outgoing, row_of
+from covey.work.outbox import PUBLISH, PUBLISH_ONE, Outgoing, row_of
 from covey.work.reading import is_plain_read
 
 T = TypeVar("T")
@@ -216,7 +216,9 @@ class Work:
             self._deferred.clear()
             calls = [self._first] if self._first else []
             calls += [(function, _columns(rows.values())) for function, rows in self._collected.items() if rows]
-            if outgoing:
+            if len(outgoing) == 1:
+                calls.append((PUBLISH_ONE, list(row_of(outgoing[0]))))
+            elif outgoing:
                 calls.append((PUBLISH, _columns(map(row_of, outgoing))))
             if calls:
                 committed = await call_all(connection, calls, commit=last and self._connection is not None)
