@@ -209,11 +209,12 @@ async def test_a_saga_whose_function_kills_its_process_is_undone_or_goes_on_when
         await asyncio.gather(supervisor, return_exceptions=True)
 
 
+@pytest.mark.parametrize("max_attempts", [5, 1])
 async def test_what_was_there_when_processes_died_is_handled_all_the_same_and_in_order(
-    memory_broker: MemoryBroker, feed: Feed, shop_url: str
+    memory_broker: MemoryBroker, feed: Feed, shop_url: str, max_attempts: int
 ) -> None:
     await feed.publish([feed.envelope(f"key {n % 5}", n) for n in range(50)])
-    idle = ReplicaOptions(messaging=MessagingOptions(workers=0))
+    idle = ReplicaOptions(messaging=MessagingOptions(workers=0, max_attempts=max_attempts))
     async with replica("shop", shop_url, memory_broker, [keeping()], options=idle) as shop:
         await eventually(lambda: _count(shop.database, "covey.inbox_pending", 50))
         await _die(shop.database)

@@ -31,6 +31,11 @@ from covey.messaging.options import LANES, MessagingOptions
 from covey.messaging.router import Router
 from covey.work.unit_of_work import Resources, Work, begin
 
+NOT_ITS_OWN = 2
+"""So many deaths make a suspect, and any that was in hand beside it may have caused them (decision 0007)."""
+MOST_OF_ITS_OWN = 3
+"""So many more, handled alone, are enough for any; where fewer attempts are allowed, as many as these."""
+
 _LOOK = "SELECT * FROM covey.look()"
 _TAKE = "SELECT * FROM covey.take($1, $2, $3)"
 _TAKE_DUE = "SELECT * FROM covey.take_due($1, $2)"
@@ -91,8 +96,9 @@ class Turns:
     async def run_suspect(self, connection: Connection) -> list[asyncio.Task[None]] | None:
         """Handle one message that processes may have died of; return the calls that it has begun.
 
-        None if there is no such message. It is marked before it is begun. After `max_attempts` crashes it is a dead
-        letter instead; what moves a saga is never given up, but a saga is told that its functions keep failing.
+        None if there is no such message. It is marked before it is begun. After `max_attempts` crashes (the first two do
+        not count where fewer than five are allowed) it is a dead letter instead; what moves a saga is never given up,
+        but a saga is told that its functions keep failing.
         """
         token, lease = new_id(), self._options.handler_timeout + timedelta(seconds=5)
         with translated():
@@ -106,7 +112,8 @@ class Turns:
             found = await _fetch(connection, _TAKE_SUSPECT, LANES, key, token)
             for delivery in found:
                 self._observation.suspected(delivery, crashes)
-            if crashes < self._options.max_attempts:
+            attempts = self._options.max_attempts
+            if crashes < max(attempts, NOT_ITS_OWN + min(attempts, MOST_OF_ITS_OWN)):
                 return found
             if any(self._handling.is_patient(delivery) for delivery in found):
                 return [replace(delivery, attempts=max(delivery.attempts, crashes)) for delivery in found]
