@@ -44,6 +44,7 @@ SELECT gen_random_uuid(), 'feed', 'k', '' FROM generate_series(1, {MESSAGES});
 _READ = """
 SELECT coalesce(sum(seq_tup_read), 0)::int FROM pg_stat_xact_user_tables WHERE schemaname = 'covey'
 """
+_LOOKS = "SELECT seq_tup_read + idx_scan FROM pg_stat_xact_user_tables WHERE relid = 'covey.hold'::regclass"
 
 
 async def take(connection: Connection) -> None:
@@ -173,6 +174,18 @@ async def test_a_statement_planned_on_empty_tables_reads_no_full_one_through(
     session: Session, statement: Callable[[Connection], Awaitable[None]]
 ) -> None:
     assert await session.rows_read_by_scans(statement) < 500
+
+
+async def test_a_turn_looks_for_holds_no_further_than_it_may_come(session: Session) -> None:
+    """With 50,000 messages waiting and a few keys held, to look at 1,000 of each lane left 40 messages a second."""
+    lanes, limit = 8, 5
+    await session.connection.execute("BEGIN")
+    rows = await session.connection.fetch("SELECT * FROM covey.take($1, $2, $3)", LANES, lanes, limit)
+    looks = await session.connection.fetchval(_LOOKS)
+    await session.connection.execute("ROLLBACK")
+
+    assert len(rows) == limit
+    assert 0 < looks <= 6 * lanes * limit
 
 
 async def test_without_the_settings_of_the_functions_it_would(session: Session, database: Database) -> None:

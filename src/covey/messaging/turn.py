@@ -96,9 +96,9 @@ class Turns:
     async def run_suspect(self, connection: Connection) -> list[asyncio.Task[None]] | None:
         """Handle one message that processes may have died of; return the calls that it has begun.
 
-        None if there is no such message. It is marked before it is begun. After `max_attempts` crashes (the first two do
-        not count where fewer than five are allowed) it is a dead letter instead; what moves a saga is never given up,
-        but a saga is told that its functions keep failing.
+        None if there is no such message. It is marked before it is begun. After `max_attempts` crashes (the first two
+        do not count where fewer than five are allowed) it is a dead letter instead; what moves a saga is never given
+        up, but a saga is told that its functions keep failing.
         """
         token, lease = new_id(), self._options.handler_timeout + timedelta(seconds=5)
         with translated():

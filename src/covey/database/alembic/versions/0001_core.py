@@ -306,6 +306,8 @@ CREATE FUNCTION covey.take(p_class int, p_lanes int, p_limit int)
 RETURNS SETOF covey.delivery LANGUAGE plpgsql VOLATILE {planner} AS $$
 DECLARE
     mine smallint[];
+    each_lane int := p_limit;
+    hidden boolean := false;
 BEGIN
     WITH RECURSIVE busy AS (
         (SELECT lane FROM covey.inbox_pending ORDER BY lane LIMIT 1)
@@ -322,22 +324,27 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Several rounds, so that a long tail of a held key does not hide other keys of its lane; bounded, to stay short.
+    -- What waits behind a hold is put aside, as far as this turn may come to it: to look far ahead in every turn would
+    -- take longer than to handle what is found. Further only where nothing else is to be seen of a lane, so that a long
+    -- tail of a held key does not hide the others; bounded, to stay short.
     IF EXISTS (SELECT FROM covey.hold) THEN
+        each_lane := least(p_limit, greatest(32, 2 * p_limit / cardinality(mine)));
         FOR round IN 1..20 LOOP
-            WITH aside AS (
-                DELETE FROM covey.inbox_pending p USING (
-                    SELECT q.lane, q.position
-                    FROM unnest(mine) AS l (lane),
-                         LATERAL (SELECT * FROM covey.inbox_pending i WHERE i.lane = l.lane
-                                  ORDER BY i.position LIMIT greatest(p_limit, 1000)) q
-                    WHERE EXISTS (SELECT FROM covey.hold h WHERE h.key = q.key)
-                ) held
-                WHERE p.lane = held.lane AND p.position = held.position
+            WITH heads AS MATERIALIZED (
+                SELECT q.lane, q.position, h.key IS NOT NULL AS held
+                FROM unnest(mine) AS l (lane),
+                     LATERAL (SELECT * FROM covey.inbox_pending i WHERE i.lane = l.lane
+                              ORDER BY i.position LIMIT CASE WHEN round = 1 THEN each_lane ELSE 1000 END) q
+                     LEFT JOIN covey.hold h USING (key)
+            ), aside AS (
+                DELETE FROM covey.inbox_pending p USING heads
+                WHERE heads.held AND p.lane = heads.lane AND p.position = heads.position
                 RETURNING p.key, p.position
+            ), stored AS (
+                INSERT INTO covey.inbox_held SELECT key, position FROM aside
             )
-            INSERT INTO covey.inbox_held SELECT key, position FROM aside;
-            EXIT WHEN NOT FOUND;
+            SELECT EXISTS (SELECT FROM heads GROUP BY lane HAVING bool_and(held)) INTO hidden;
+            EXIT WHEN NOT hidden;
         END LOOP;
     END IF;
 
@@ -347,7 +354,8 @@ BEGIN
         FROM (
             SELECT p.lane, p.position
             FROM unnest(mine) AS l (lane),
-                 LATERAL (SELECT * FROM covey.inbox_pending s WHERE s.lane = l.lane ORDER BY s.position LIMIT p_limit) p
+                 LATERAL (SELECT * FROM covey.inbox_pending s WHERE s.lane = l.lane
+                          ORDER BY s.position LIMIT each_lane) p
             WHERE NOT EXISTS (SELECT FROM covey.hold h WHERE h.key = p.key)
             ORDER BY p.position LIMIT p_limit
         ) q
