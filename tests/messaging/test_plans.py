@@ -179,6 +179,7 @@ async def test_a_statement_planned_on_empty_tables_reads_no_full_one_through(
 async def test_a_turn_looks_for_holds_no_further_than_it_may_come(session: Session) -> None:
     """With 50,000 messages waiting and a few keys held, to look at 1,000 of each lane left 40 messages a second."""
     lanes, limit = 8, 5
+    await session.connection.execute("UPDATE covey.inbox_pending SET key = 'key ' || position")
     await session.connection.execute("BEGIN")
     rows = await session.connection.fetch("SELECT * FROM covey.take($1, $2, $3)", LANES, lanes, limit)
     looks = await session.connection.fetchval(_LOOKS)
