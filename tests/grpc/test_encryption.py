@@ -219,11 +219,11 @@ class TestAClient:
             pass
 
 
-class TestWhatASettingsFileSays:
+class TestTheSettings:
     def told(self, **files: Path) -> ServiceSettings:
         return ServiceSettings(database_url="postgresql://a@localhost/a", nats_url="nats://unused", **files)
 
-    def test_is_all_three_files_or_none(self, tmp_path: Path) -> None:
+    def test_name_all_three_files_or_none(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="set all three, or none"):
             Encryption.of(self.told(tls_certificate=tmp_path / "certificate.pem"))
 
@@ -237,7 +237,7 @@ class TestWhatASettingsFileSays:
             *((name, "is another's") for name in ("certificate", "key")),
         ],
     )
-    def test_is_an_identity(self, issue: Callable[..., Encryption], tmp_path: Path, wrong: str, how: str) -> None:
+    def test_are_refused_where_the_files_make_no_identity(self, issue: Callable[..., Encryption], tmp_path: Path, wrong: str, how: str) -> None:
         good = issue()
         files = {name: tmp_path / f"{name}.pem" for name in ("certificate", "key", "authorities")}
         told = self.told(**{f"tls_{name}": file for name, file in files.items()})
