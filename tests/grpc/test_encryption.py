@@ -237,7 +237,9 @@ class TestTheSettings:
             *((name, "is another's") for name in ("certificate", "key")),
         ],
     )
-    def test_are_refused_where_the_files_make_no_identity(self, issue: Callable[..., Encryption], tmp_path: Path, wrong: str, how: str) -> None:
+    def test_are_refused_where_the_files_make_no_identity(
+        self, issue: Callable[..., Encryption], tmp_path: Path, wrong: str, how: str
+    ) -> None:
         good = issue()
         files = {name: tmp_path / f"{name}.pem" for name in ("certificate", "key", "authorities")}
         told = self.told(**{f"tls_{name}": file for name, file in files.items()})
