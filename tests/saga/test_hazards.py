@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -27,6 +28,7 @@ from covey.saga.machine import Cancel, Compensated, Running, Silent, decide
 from covey.saga.saga import Saga
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, ReplicaOptions, replica
+from covey.work.inbox import enqueue
 from covey.work.unit_of_work import Work
 
 Make = Callable[[Path | None], str]
@@ -186,11 +188,38 @@ class TestTwoHands:
         async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
             saga_id = await start(order, saga)
             async with order.transactions.begin() as work:
+                await work.execute("UPDATE covey.saga SET deadline = NULL WHERE id = $1", saga_id)
                 first = await saga.cancel(work, saga_id, "one")
                 second = await saga.cancel(work, saga_id, "two")
 
             assert (first, second) == (True, False)
             assert (await row(order, saga_id))[0] == "compensating"
+            assert await order.fetchval("SELECT deadline IS NOT NULL FROM covey.saga WHERE id = $1", saga_id)
+
+    async def test_of_which_one_comes_too_late_in_the_turn_of_the_other_do_not_stop_its_clock(
+        self, make_database: Make, memory_broker: MemoryBroker
+    ) -> None:
+        """The time for a step is up as its answer comes: the answer moves the saga on, which has a new time to keep.
+
+        Should what it asks for next never be answered, because the command expires, nothing else would move it.
+        """
+        saga = Saga("just-in-time", Data, step(Ask, undo=Unask, timeout=timedelta(minutes=1)), retriable(Ask2))
+        async with replica("order", make_database(None), memory_broker, sagas=[saga]) as order:
+            for _ in range(3):  # from then on turns are run at once
+                await _answered(order, memory_broker, await start(order, saga))
+            saga_id = await start(order, saga)
+            waiting = (await row(order, saga_id))[2]
+            headers = {"in-reply-to": str(waiting)}
+            done = reply(saga_id, b'{"outcome": "done", "data": {}}', **headers)
+            up = replace(done, id=new_id(), type="order.saga-timeout.v1", kind="event", source="order", body=b"{}")
+            async with order.transactions.begin() as work:  # as the timers do
+                await work.execute("UPDATE covey.saga SET deadline = NULL WHERE id = $1", saga_id)
+                enqueue(work, replace(done, stream="order"))
+                enqueue(work, up)
+            await read_up_to(order, up)
+
+            assert (await row(order, saga_id))[:2] == ("running", 1)
+            assert await order.fetchval("SELECT deadline IS NOT NULL FROM covey.saga WHERE id = $1", saga_id)
 
     async def test_one_of_which_cancels_in_the_turn_of_the_reply_do_not_undo_each_others_work(
         self, make_database: Make, memory_broker: MemoryBroker

@@ -98,10 +98,15 @@ def insert(work: Work, record: Record, wait_seconds: float | None) -> None:
 def update(work: Work, record: Record, wait_seconds: float | None, *, moved: bool = True) -> None:
     """Write a saga's state at the end of the transaction; if it has moved, it is to do so by itself after so long.
 
-    Of several updates of a saga in one transaction the last counts. The transaction fails with Contention when the
-    row is not what was read.
+    Of several updates of a saga in one transaction the last counts, and of those that have moved it the last says how
+    long it is to wait: what comes too late to move it must not stop its clock. The transaction fails with Contention
+    when the row is not what was read.
     """
-    work.collect("move_sagas", *_state_row(record, wait_seconds), record.token, moved, key=record.id)
+    waits: dict[UUID, float | None] = work.state.setdefault(update, {})
+    if moved:
+        waits[record.id] = wait_seconds
+    row = _state_row(record, waits.get(record.id))
+    work.collect("move_sagas", *row, record.token, record.id in waits, key=record.id)
 
 
 def note(
