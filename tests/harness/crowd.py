@@ -26,7 +26,10 @@ QUICK = tuple(
 AT_ONCE = 8
 
 TERMINAL_SECONDS = 30.0
-"""So long after all is well again every order has ended, be it one or 600."""
+"""So long after all is well again every order has ended, once those before it have."""
+
+ENDED_A_SECOND = 20
+"""So many orders end in a second on a machine that runs three shops and their tests at once; alone it is thrice that."""
 
 
 class Crowd:
@@ -52,8 +55,8 @@ class Crowd:
     async def settle(self, within_seconds: float = TERMINAL_SECONDS) -> None:
         """Wait until every order is settled and nothing moves; raise AssertionError if anything is not as it should be.
 
-        To be asked when whatever has disturbed the shop is over: every order has ended within `within_seconds` of that,
-        however many there are. An order that was under way meanwhile may have been rejected where it would have been
+        To be asked when whatever has disturbed the shop is over: every order has ended within `within_seconds` of that
+        and the time that so many take. An order that was under way meanwhile may have been rejected where it would have been
         confirmed, if a step of it has run out of its time: how many depends on the machine, but not all. Of those that
         come afterwards, one of each outcome, none may. For all that follows (the parcel, the mail, what others hear)
         the wait suits the crowd: a second more for every five.
@@ -73,6 +76,8 @@ class Crowd:
         assert len(late) < len(disturbed), "every order has run out of time"
 
     async def _all_have_ended(self, within_seconds: float) -> None:
+        within_seconds += len(self._customers) / ENDED_A_SECOND
+
         async def ended() -> bool:
             left = await self._ledger.pools["order"].fetchval("SELECT count(*) FROM orders WHERE status = 'pending'")
             assert left == 0, f"{left} of {len(self._customers)} orders have not ended in {within_seconds:g} s"
