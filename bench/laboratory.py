@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.party import running
-from covey.database.administration import copy_database, ensure_database
+from covey.database.administration import connected, copy_database, ensure_database
 from covey.database.migrations import migrate
 from covey.ids import new_id
 from covey.local.engines.embedded import EngineOptions, start_all, start_engines
@@ -52,7 +52,8 @@ class Laboratory:
             await asyncio.to_thread(migrate, url, None)
             await run_sql(url, tables)
             self._templates[tables] = url
-        return await copy_database(self.postgres_url, self._templates[tables], f"bench_{new_id().hex}")
+        async with connected(self.postgres_url) as admin:
+            return await copy_database(admin, self._templates[tables], f"bench_{new_id().hex}")
 
     async def bare_database(self) -> str:
         """Make an empty database; return its URL."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from covey.database.administration import drop_database
+from covey.database.administration import connected, drop_database
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted
 from covey.local.engines.embedded import Engines
@@ -268,7 +268,8 @@ async def test_a_pool_larger_than_the_server_grants_is_refused_at_start(database
 async def test_readiness_tells_when_the_database_is_gone(covey_engines: Engines, database_url: str) -> None:
     async with Database.open(database_url) as database:
         await database.check()
-        await drop_database(covey_engines.postgres_url, database_url)
+        async with connected(covey_engines.postgres_url) as admin:
+            await drop_database(admin, database_url)
 
         with pytest.raises(DatabaseUnavailable):
             for _ in range(3):

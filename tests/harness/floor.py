@@ -74,6 +74,7 @@ async def floor(folder: Path, broker: str = "nats") -> AsyncIterator[Floor]:
             yield ground
         finally:
             await nursery.close()
+            await asyncio.to_thread(databases.close)
             for aside in ground.aside:
                 aside.close()
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from covey.database.administration import drop_database
+from covey.database.administration import connected, drop_database
 from covey.database.pool import Database
 from covey.local.engines.embedded import Engines
 from covey.messaging.broker import Extent
@@ -74,8 +74,9 @@ async def test_a_dropped_database_ends_its_connections(covey_engines: Engines, d
         async with database.acquire() as connection:
             await connection.fetchval("SELECT 1")
 
-        await drop_database(covey_engines.postgres_url, database_url)
-        await drop_database(covey_engines.postgres_url, database_url)
+        async with connected(covey_engines.postgres_url) as admin:
+            await drop_database(admin, database_url)
+            await drop_database(admin, database_url)
 
 
 async def test_brokers_of_two_systems_share_nothing(

@@ -18,7 +18,7 @@ _PROVISIONING = 0x636F7665  # one administrator at a time makes roles: "cove"
 
 async def data_folder(admin_url: str) -> Path:
     """Return the data folder of the server that answers there. Raises DatabaseUnavailable when none does (yet)."""
-    async with _connection(admin_url) as connection:
+    async with connected(admin_url) as connection:
         return Path(await connection.fetchval("SELECT current_setting('data_directory')"))
 
 
@@ -30,7 +30,7 @@ async def ensure_database(admin_url: str, name: str, password: str) -> str:
     url = _url_of(admin_url, name, password)
     if await _opens(url):
         return url
-    async with _connection(admin_url) as admin:
+    async with connected(admin_url) as admin:
         await admin.execute("SELECT pg_advisory_lock($1)", _PROVISIONING)
         await _ensure_role(admin, name)
         if not await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
@@ -41,7 +41,7 @@ async def ensure_database(admin_url: str, name: str, password: str) -> str:
     return url
 
 
-async def copy_database(admin_url: str, template_url: str, name: str) -> str:
+async def copy_database(admin: asyncpg.Connection, template_url: str, name: str) -> str:
     """Return the URL of a new database `name`, a copy of that of `template_url` and for its role: a few 10 ms.
 
     Nobody may be connected to the template meanwhile. Its files are copied, which takes half as long as to log each of
@@ -49,17 +49,15 @@ async def copy_database(admin_url: str, template_url: str, name: str) -> str:
     """
     parts = urlsplit(template_url)
     template, role = unquote(parts.path[1:]), unquote(parts.username or "")
-    async with _connection(admin_url) as admin:
-        source = f"TEMPLATE {_quoted(template)} STRATEGY FILE_COPY"
-        await admin.execute(f"CREATE DATABASE {_quoted(name)} OWNER {_quoted(role)} {source}")
-        await admin.execute(f"REVOKE ALL ON DATABASE {_quoted(name)} FROM PUBLIC")
+    source = f"TEMPLATE {_quoted(template)} STRATEGY FILE_COPY"
+    await admin.execute(f"CREATE DATABASE {_quoted(name)} OWNER {_quoted(role)} {source}")
+    await admin.execute(f"REVOKE ALL ON DATABASE {_quoted(name)} FROM PUBLIC")
     return urlunsplit(parts._replace(path=f"/{quote(name, safe='')}"))
 
 
-async def drop_database(admin_url: str, url: str) -> None:
+async def drop_database(admin: asyncpg.Connection, url: str) -> None:
     """Drop the database of `url`, if there is one, and end the connections to it. Its role stays."""
-    async with _connection(admin_url) as admin:
-        await admin.execute(f"DROP DATABASE IF EXISTS {_quoted(unquote(urlsplit(url).path[1:]))} WITH (FORCE)")
+    await admin.execute(f"DROP DATABASE IF EXISTS {_quoted(unquote(urlsplit(url).path[1:]))} WITH (FORCE)")
 
 
 async def _ensure_role(admin: asyncpg.Connection, name: str) -> None:
@@ -73,14 +71,15 @@ async def _ensure_role(admin: asyncpg.Connection, name: str) -> None:
 
 async def _opens(url: str) -> bool:
     try:
-        async with _connection(url):
+        async with connected(url):
             return True
     except DatabaseUnavailable:
         return False
 
 
 @asynccontextmanager
-async def _connection(url: str) -> AsyncIterator[asyncpg.Connection]:
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Have a connection to the database of `url`, such as an administrator's. Raises DatabaseUnavailable."""
     try:
         connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
     except (OSError, *DRIVER_ERRORS) as error:

@@ -135,7 +135,9 @@ def fake_clock() -> FakeClock:
 
 
 @pytest.fixture(scope="session")
-def _databases(covey_engines: Engines) -> Databases:
+def _databases(covey_engines: Engines) -> Iterator[Databases]:
     from covey.testing.databases import Databases
 
-    return Databases(covey_engines.postgres_url)
+    databases = Databases(covey_engines.postgres_url)
+    yield databases
+    databases.close()
