@@ -29,7 +29,7 @@ TERMINAL_SECONDS = 30.0
 """So long after all is well again every order has ended, once those before it have."""
 
 ENDED_A_SECOND = 20
-"""So many orders end in a second on a machine that runs three shops and their tests at once; alone it is thrice that."""
+"""So many orders end in a second where three shops and their tests share two cores; one alone ends thrice that."""
 
 
 class Crowd:
@@ -56,10 +56,10 @@ class Crowd:
         """Wait until every order is settled and nothing moves; raise AssertionError if anything is not as it should be.
 
         To be asked when whatever has disturbed the shop is over: every order has ended within `within_seconds` of that
-        and the time that so many take. An order that was under way meanwhile may have been rejected where it would have been
-        confirmed, if a step of it has run out of its time: how many depends on the machine, but not all. Of those that
-        come afterwards, one of each outcome, none may. For all that follows (the parcel, the mail, what others hear)
-        the wait suits the crowd: a second more for every five.
+        and the time that so many take. An order that was under way meanwhile may have been rejected where it would
+        have been confirmed, if a step of it has run out of its time: how many depends on the machine, but not all. Of
+        those that come afterwards, one of each outcome, none may. For all that follows (the parcel, the mail, what
+        others hear) the wait suits the crowd: a second more for every five.
         """
         await self._all_have_ended(within_seconds)
         disturbed = list(self._customers)
