@@ -14,7 +14,7 @@ from covey.database.errors import DRIVER_ERRORS
 from covey.ids import new_id
 
 if TYPE_CHECKING:
-    import asyncpg
+    from covey.database.pool import Connection
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Databases:
         self._templates: dict[Path | None, str] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="covey databases")
         self._runner = asyncio.Runner()
-        self._admin: asyncpg.Connection | None = None
+        self._admin: Connection | None = None
         self._kept = AsyncExitStack()
 
     def make(self, migrations: Path | None) -> str:
@@ -59,13 +59,13 @@ class Databases:
         migrate(url, migrations)
         return url
 
-    def _do(self, work: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
+    def _do(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         async def done() -> T:
             return await work(await self._connected())
 
         return self._thread.submit(self._runner.run, done()).result()
 
-    async def _connected(self) -> asyncpg.Connection:
+    async def _connected(self) -> Connection:
         """Return the connection; a new one if the server was killed since, as some tests do."""
         if self._admin is not None:
             try:
