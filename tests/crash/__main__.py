@@ -2,7 +2,7 @@
 
     python -m tests.crash                        # every point: takes long
     python -m tests.crash --list                 # only say which points there are
-    python -m tests.crash --one-per-seam --cold  # what `make test` runs
+    python -m tests.crash --one-per-seam         # what `make test` runs
     python -m tests.crash declined payment       # the points whose names contain all of these words
     python -m tests.crash --shard 2/8            # the second of eight parts, for machines or for patience
 
@@ -20,9 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash.points import one_per_seam, shard_of, sharded
+from tests.crash.points import one_per_seam, seams_missing, shard_of, sharded
 from tests.crash.report import listing, table
 from tests.crash.run import RECORDINGS, chosen, prepared
+from tests.harness.outcomes import OUTCOMES_WITH_EVERY_SEAM
 
 
 def main() -> int:
@@ -50,9 +51,11 @@ def main() -> int:
 async def _run(arguments: argparse.Namespace, folder: Path) -> int:
     began = time.monotonic()
     async with prepared(folder, _say) as run:
-        points = sharded(
-            chosen(await run.record(arguments.lanes, recordings=RECORDINGS), arguments.words), *arguments.shard
-        )
+        every = await run.record(arguments.lanes, recordings=RECORDINGS)
+        if missing := seams_missing(every, [one.name for one in OUTCOMES_WITH_EVERY_SEAM]):
+            _say(f"FAILED  `make test` kills at none of these seams: {', '.join(missing)}")
+            return 1
+        points = sharded(chosen(every, arguments.words), *arguments.shard)
         if arguments.list:
             _say("\n".join([*listing(points), "", f"{len(points)} points"]))
             return 0

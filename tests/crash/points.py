@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -47,6 +47,14 @@ def points_of(outcome: str, service: str, sightings: Iterable[Sighting]) -> list
         for one in sorted(sightings, key=lambda one: one.order)
         for when in _sides(one)
     ]
+
+
+def seams_missing(points: Iterable[Point], outcomes: Collection[str]) -> list[str]:
+    """Return the seams that there are, but not in these outcomes."""
+    seams: dict[str, set[str]] = {}
+    for point in points:
+        seams.setdefault(point.seam, set()).add(point.outcome)
+    return sorted(seam for seam, of_outcomes in seams.items() if of_outcomes.isdisjoint(outcomes))
 
 
 def one_per_seam(points: Iterable[Point]) -> list[Point]:

@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from tests.crash.points import Point, shard_of, sharded
+from tests.crash.points import Point, seams_missing, shard_of, sharded
 
 _POINTS = [
     Point("confirmed", service, "relay", "relay marks", number, "before")
@@ -34,3 +34,13 @@ def test_what_is_no_part_is_refused(text: str) -> None:
 
 def test_a_part_is_read() -> None:
     assert shard_of("2/8") == (2, 8)
+
+
+def test_a_seam_that_only_other_outcomes_have_is_missing() -> None:
+    relay, timer = [
+        Point(outcome, "order", "any", call, 1, "before")
+        for outcome, call in (("confirmed", "relay marks"), ("silent", "saga timer"))
+    ]
+
+    assert seams_missing([relay, timer], ["confirmed"]) == ["saga timer"]
+    assert seams_missing([relay, timer], ["confirmed", "silent"]) == []

@@ -35,16 +35,18 @@ AT_ONCE = 2
 class Depth:
     """How much is asked: of each operation `examples` by chance, or more, so that each service is asked `fewest` times.
 
-    Besides there are the limits of what each operation takes. Versions that will end are asked only `with_old`.
+    Besides there are the limits of what each operation takes, and in the phase `stateful` one operation is asked with
+    what another has answered. Versions that will end are asked only `with_old`.
     """
 
     examples: int
     fewest: int
+    phases: tuple[str, ...]
     with_old: bool
 
 
-QUICK = Depth(examples=10, fewest=100, with_old=False)
-THOROUGH = Depth(examples=50, fewest=2_000, with_old=True)
+QUICK = Depth(examples=8, fewest=100, phases=("examples", "coverage", "fuzzing"), with_old=False)
+THOROUGH = Depth(examples=50, fewest=2_000, phases=(*QUICK.phases, "stateful"), with_old=True)
 
 REFUSALS = ["2xx", "3xx", "401", "403", "404", "409", "412", "428", "429", "5xx"]
 """What may be answered to a request that is as the document asks. Beyond what Schemathesis takes for granted: no
@@ -146,7 +148,7 @@ async def mistakes(service: str, url: str, known: dict[str, list[str]], config: 
 
 
 def _which(depth: Depth) -> tuple[str, ...]:
-    return () if depth.with_old else ("--exclude-deprecated",)
+    return ("--phases", ",".join(depth.phases), *(() if depth.with_old else ("--exclude-deprecated",)))
 
 
 def _tried(seen: Counter[tuple[str, str, int]], one: tuple[str, str]) -> dict[int, int]:
