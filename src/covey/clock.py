@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Protocol
 
@@ -28,6 +28,26 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait for that many seconds of this clock."""
         ...
+
+
+class Grace:
+    """A span of time that several things together have to finish. It runs from `begin`, or from who first asks."""
+
+    def __init__(self, span: timedelta, clock: Clock | None = None) -> None:
+        self._seconds = span.total_seconds()
+        self._clock = clock or SystemClock()
+        self._ends: float | None = None
+
+    def begin(self) -> None:
+        """Have it run from now on, if it does not yet."""
+        if self._ends is None:
+            self._ends = self._clock.monotonic() + self._seconds
+
+    def seconds_left(self) -> float:
+        """Return what is left, 0 when it is over."""
+        self.begin()
+        assert self._ends is not None
+        return max(0.0, self._ends - self._clock.monotonic())
 
 
 class SystemClock:

@@ -34,6 +34,7 @@ from fastapi import APIRouter
 from fastapi.routing import iter_route_contexts
 
 from covey.cache.caches import Caches
+from covey.clock import Grace
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError, CoveyError, DefinitionError, HistoryLost
 from covey.garbage import spare_what_is_there
@@ -108,7 +109,8 @@ Compose = Callable[[S], AbstractAsyncContextManager[Parts]]
 class Running:
     """A service that has started. `app` is its ASGI application, `grpc` its gRPC server, if any: neither listens.
 
-    `valkey` is None when none of its parts asked for it, or VALKEY_URL is not set.
+    `grace` is how long everything together may take to finish what was begun. `valkey` is None when none of its parts
+    asked for it, or VALKEY_URL is not set.
     """
 
     app: Any
@@ -116,6 +118,7 @@ class Running:
     database: Database
     telemetry: Telemetry
     readiness: Readiness
+    grace: Grace
     valkey: Valkey | None
     grpc: GrpcServer | None = None
 
@@ -210,10 +213,11 @@ class Service(Generic[S]):
                 version=self.version,
             )
             grpc = _grpc(parts, settings, telemetry, readiness, messaging, verifier) if parts.grpc else None
-            await stack.enter_async_context(messaging.running(settings.drain_timeout))
+            grace = Grace(settings.drain_timeout)
+            await stack.enter_async_context(messaging.running(grace))
             if queues is not None:
-                await stack.enter_async_context(queues.running(settings.drain_timeout))
-            yield Running(app, messaging, database, telemetry, readiness, valkey, grpc)
+                await stack.enter_async_context(queues.running(grace))
+            yield Running(app, messaging, database, telemetry, readiness, grace, valkey, grpc)
 
     async def serve(self, settings: S, stop: asyncio.Event, started: Callable[[], None]) -> None:
         """Run until `stop` is set, then drain; raises what keeps it from starting, or ends it.
@@ -233,6 +237,7 @@ class Service(Generic[S]):
             running.readiness.drain()
             log.info("draining", service=self.name)
             await asyncio.sleep(settings.unready_for.total_seconds())
+            running.grace.begin()
             server.should_exit = True
             await asyncio.gather(serving, stop_grpc())
 

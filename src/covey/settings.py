@@ -95,7 +95,9 @@ class ServiceSettings(BaseSettings):
         default=timedelta(seconds=5), gt=timedelta(0), description="for opening a connection to the database"
     )
     drain_timeout: timedelta = Field(
-        default=timedelta(seconds=10), ge=timedelta(0), description="work may finish so long after SIGTERM"
+        default=timedelta(seconds=10),
+        ge=timedelta(0),
+        description="all work together may finish so long after SIGTERM, and after UNREADY_FOR",
     )
     unready_for: timedelta = Field(
         default=timedelta(0),

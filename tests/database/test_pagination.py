@@ -147,6 +147,9 @@ async def test_a_cursor_belongs_to_one_sort_one_list_and_one_service(work: Work,
     with pytest.raises(Unreadable):
         other = Listing("others", "SELECT * FROM thing WHERE true", key=ID, sorts={"name": (Column("name", str),)})
         await other.page(work, Query(sort="name", cursor=cursor))
+    with pytest.raises(Unreadable):
+        redefined = Listing("things", "SELECT * FROM thing WHERE true", key=ID, sorts={"name": ()})
+        await redefined.page(work, Query(sort="name", cursor=cursor))
     await work.execute("UPDATE covey.signing_key SET key = sha256('another service')")
     with pytest.raises(Unreadable):
         await THINGS.page(work, Query(sort="name", cursor=cursor))

@@ -70,7 +70,7 @@ class TestTheDeadline:
         assert waiting.cancelled.is_set()
         assert counted(telemetry) == {(METHOD, "DEADLINE_EXCEEDED"): 1}
 
-    @pytest.mark.parametrize(("given", "least", "most"), [(5.0, 4.0, 5.1), (None, 9.0, 10.1)])
+    @pytest.mark.parametrize(("given", "least", "most"), [(5.0, 4.0, 5.1), (None, 9.0, 10.1), (1e9, 86_390, 86_401)])
     async def test_is_what_is_left_for_whatever_the_call_does(
         self, serve: Serve, given: float | None, least: float, most: float
     ) -> None:

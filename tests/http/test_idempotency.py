@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from covey import context
 from covey.database.pool import Database
-from covey.errors import Conflict, Unauthenticated
+from covey.errors import Conflict, DefinitionError, Unauthenticated
 from covey.http.application import Application
 from covey.http.idempotency import IdempotentRoute, KeyRequiredRoute
 from covey.http.transaction import Transaction
@@ -361,6 +361,15 @@ async def test_a_route_may_require_a_key(make: Make, database: Database) -> None
     assert (await ask(app, "GET", "/refunds")).status == 200
     (parameter,) = app.api.openapi()["paths"]["/refunds"]["post"]["parameters"]
     assert (parameter["name"], parameter["required"]) == ("Idempotency-Key", True)
+
+
+def test_a_route_that_requires_a_key_and_could_not_keep_it_is_a_mistake() -> None:
+    api = APIRouter(route_class=KeyRequiredRoute)
+
+    with pytest.raises(DefinitionError, match="needs a `Transaction`"):
+
+        @api.post("/refunds")
+        async def refund() -> None: ...
 
 
 async def test_patch_is_covered_too(app: Application, database: Database) -> None:

@@ -94,6 +94,14 @@ async def test_each_caller_and_each_route_is_counted_by_itself(make: Make) -> No
     assert (await post(app)).status == 200
 
 
+async def test_to_ask_for_the_head_is_counted_as_to_ask_for_it_all(make: Make) -> None:
+    app = make(shop())
+
+    statuses = [(await ask(app, method, "/orders")).status for method in ("GET", "HEAD", "HEAD", "GET", "HEAD")]
+
+    assert statuses == [200, 200, 200, 429, 429]
+
+
 async def test_who_has_the_role_is_not_counted(make: Make) -> None:
     app = make(shop())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -201,6 +202,18 @@ async def test_who_takes_json_or_says_nothing_to_the_point_is_answered(make: Mak
 @given(st.binary(max_size=300))
 def test_whatever_stands_in_accept_is_read_without_harm(value: bytes) -> None:
     _asked(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a/b" + ';c=""' * 20 + ";d", "a" * 1_000, "a/" * 500, ";" * 1_000, ' "' * 500, "a/b;c=," * 140, "a" * 60_000],
+)
+def test_no_accept_takes_long_to_read(value: str) -> None:
+    """It is read before anybody is known, so that whoever sends it could stop the process."""
+    begun = time.process_time()
+    _asked(value.encode())
+
+    assert time.process_time() - begun < 0.2
 
 
 @pytest.mark.parametrize("query", ["colour=red", "verbos=true", "verbose=true&x", "%76erbose=1&%00=1"])

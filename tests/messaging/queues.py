@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from covey.clock import Grace
 from covey.messaging.queue import Queue
 from covey.messaging.queue_options import QueueOptions
 from covey.messaging.queue_store import QueueStore, Taken
@@ -82,7 +83,7 @@ async def running(*places: Place, drain: timedelta = timedelta(seconds=5)) -> As
     """Have jobs done inside the block."""
     async with AsyncExitStack() as stack:
         for place in places:
-            await stack.enter_async_context(place.queues.running(drain))
+            await stack.enter_async_context(place.queues.running(Grace(drain)))
         yield
 
 

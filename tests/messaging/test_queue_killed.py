@@ -50,7 +50,7 @@ async def handle(job, work):
 async def main():
     async with Database.open(database_url) as database, Valkey.open(valkey_url) as valkey:
         transactions = Transactions(database, "shop")
-        async with Queues([queue], valkey, system, transactions, Metrics()).running(timedelta(seconds=5)):
+        async with Queues([queue], valkey, system, transactions, Metrics()).running(Grace(timedelta(seconds=5))):
             await asyncio.Event().wait()
 
 asyncio.run(main())

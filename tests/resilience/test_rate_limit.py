@@ -188,6 +188,13 @@ class TestWhileValkeyIsAway:
 
         assert [(await limiter.take("anna", [HOURLY])).admitted for _ in range(6)] == [True] * 5 + [False]
 
+    async def test_without_one_too_it_is_closed_or_open_where_that_is_declared(self, system_name: str) -> None:
+        """A setting that is missing must not open what is to be closed."""
+        with pytest.raises(ValkeyUnavailable, match="VALKEY_URL"):
+            await RateLimiter(None, system_name, "refuse").take("anna", [HOURLY])
+        open_ = RateLimiter(None, system_name, "admit")
+        assert all([(await open_.take("anna", [HOURLY])).admitted for _ in range(6)])
+
 
 class TestLocally:
     async def test_it_says_the_same_as_the_server(self, limiter: RateLimiter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from math import inf
 from pathlib import Path
 from uuid import UUID
@@ -17,13 +18,15 @@ from covey.ids import new_id
 from covey.message import Envelope, Refused, Reply
 from covey.messaging.broker import Extent, Reader, Topic
 from covey.messaging.brokers.memory import MemoryBroker
+from covey.messaging.options import MessagingOptions
 from covey.saga.definition import retriable, step
 from covey.saga.saga import Saga
 from covey.testing.eventually import eventually
-from covey.testing.replica import Replica, replica
+from covey.testing.replica import Replica, ReplicaOptions, replica
 from covey.work.unit_of_work import Transactions, Work
 from tests.saga.stage import Data, Stage, hasty, hasty_hold, on_stage, place
 
+HASTY = MessagingOptions(backoff=timedelta(milliseconds=10), backoff_cap=timedelta(milliseconds=50))
 FORWARD = ["Reserve", "Hold", "Take", "Ship"]
 
 
@@ -302,6 +305,31 @@ async def test_a_function_that_keeps_failing_is_undone_up_to_it(make_database: C
 
         await eventually(compensated)
         assert any("kept failing" in line for line in await _lines(order))
+
+
+async def test_a_function_is_not_blamed_for_the_failures_of_one_behind_it(
+    make_database: Callable[[Path | None], str],
+) -> None:
+    """Both run in one transaction, in which the first succeeds each time; the second only goes forward."""
+    failures = 7
+
+    async def at_last(data: Data, work: Work) -> Reply | None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise ValueError("not yet")
+        await work.execute("INSERT INTO ending (how) VALUES ('at last')")
+        return None
+
+    stubborn = Saga("stubborn", Data, step(first, undo=unfirst), retriable(at_last), compensated=over)
+    async with replica(
+        "order", make_database(None), MemoryBroker(), sagas=[stubborn], options=ReplicaOptions(messaging=HASTY)
+    ) as order:
+        await _make_ending(order)
+        async with order.transactions.begin() as work:
+            await stubborn.start(work, Data(pieces=1))
+
+        await eventually(lambda: _endings(order, ["first 1", "at last"]))
 
 
 async def test_a_saga_of_an_unknown_version_waits_for_a_replica_that_knows_it(

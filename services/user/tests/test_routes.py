@@ -203,6 +203,14 @@ async def test_a_closed_account_is_erased_and_others_are_told_to_erase_it(
     assert not set(map(str, row.values())) & set(map(str, ADA.values()))
 
 
+async def test_an_account_that_has_changed_since_it_was_read_is_not_closed(http: aiohttp.ClientSession) -> None:
+    path = f"/users/{(await made(http))['id']}"
+    await call(http, "PUT", f"{path}/preferences", QUIET, version=1)
+
+    assert (await call(http, "DELETE", path, version=1))[0] == 412
+    assert (await call(http, "DELETE", path, version=2))[0] == 204
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [

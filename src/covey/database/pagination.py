@@ -142,7 +142,7 @@ class Listing:
         filters = {name: value for name, value in query.filters.items() if value is not None}
         if not 1 <= query.limit <= self._most:
             raise Invalid(f"a page has 1 to {self._most} entries")
-        signed_with = _Signature(self._name, sort, descending, filters, query.condition)
+        signed_with = _Signature(self._name, sort, columns, descending, filters, query.condition)
         after: list[Any] = []
         key = b""
         if query.cursor is not None:
@@ -202,13 +202,15 @@ class _Signature:
 
     listing: str
     sort: str
+    columns: Sequence[Column]
     descending: bool
     filters: Mapping[str, Any]
     condition: str
 
     def of(self, values: bytes, key: bytes) -> bytes:
         filters = sorted((name, str(value)) for name, value in self.filters.items())
-        about = [self.listing, self.sort, self.descending, filters, self.condition]
+        columns = [(column.name, column.kind.__name__) for column in self.columns]
+        about = [self.listing, self.sort, columns, self.descending, filters, self.condition]
         return hmac.digest(key, _FORMAT + orjson.dumps(about) + b"\0" + values, "sha256")[:_MAC_BYTES]
 
 

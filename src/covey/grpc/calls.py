@@ -34,6 +34,8 @@ from covey.work.unit_of_work import Transactions
 Call = grpc.aio.ServicerContext[Any, Any]
 
 _TICK_SECONDS = 0.02
+_LONGEST_SECONDS = 86_400.0
+"""A caller may say more than a date can hold: "99999999H" are eleven thousand years."""
 _UNKNOWN = "other"
 """The name under which calls of methods that nobody has are counted: those names are the callers'."""
 
@@ -107,7 +109,7 @@ class Calls:
     async def _in_time(self, method: Method, content: bytes, call: Call, exchange: Exchange) -> bytes:
         """Have a method answer within the caller's time, or the default. What it raises becomes a status."""
         left = call.time_remaining()
-        seconds = self._options.deadline.total_seconds() if left is None else left
+        seconds = self._options.deadline.total_seconds() if left is None else min(left, _LONGEST_SECONDS)
         deadline = self._clock.now() + timedelta(seconds=seconds)
         limit = asyncio.timeout(seconds)
         with context.use(replace(exchange.context, deadline=deadline)):

@@ -68,6 +68,8 @@ class IdempotentRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _claiming(endpoint), **options)
+        if self.requires_key and METHODS.intersection(self.methods or ()) and not self.is_idempotent:
+            raise DefinitionError(f"{path} requires a key that it cannot keep: it needs a `Transaction`")
         if self.is_idempotent:
             extra = dict(self.openapi_extra or {})
             parameter = {**_PARAMETER, "required": self.requires_key}
@@ -94,7 +96,10 @@ class IdempotentRoute(APIRoute):
 
 
 class KeyRequiredRoute(IdempotentRoute):
-    """One whose POST and PATCH are refused without an `Idempotency-Key`: for what must not be done twice unawares."""
+    """One whose POST and PATCH are refused without an `Idempotency-Key`: for what must not be done twice unawares.
+
+    Raises DefinitionError for one of those without a `Transaction`, which could keep no key.
+    """
 
     requires_key = True  # and no short way, which would pass by the check
 

@@ -111,7 +111,8 @@ class Limits:
         Raises RateLimited, its quotas noted, and ValkeyUnavailable where the route is closed without Valkey.
         """
         subject = principal.subject if principal else _ANONYMOUS + _address(scope)
-        limits = [(f"{scope['method']} {route}:{name}", limit) for name, limit in quotas.limits]
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the same work, and the same count
+        limits = [(f"{method} {route}:{name}", limit) for name, limit in quotas.limits]
         verdict = await self._limiters[quotas.when_away].take(subject, limits)
         told = quotas.told(verdict)
         if not verdict.admitted:

@@ -35,8 +35,9 @@ PARAMETER = "version"
 """The name of the query's parameter; no route declares it."""
 
 _VERSIONED = re.compile(r"/api/v([0-9]{1,4})(?=/|$)")
-_RANGE = re.compile(r'\s*([^\s;,/]+)/([^\s;,]+)\s*((?:;\s*[^\s;,=]+\s*=\s*(?:"[^"]*"|[^\s;,]*)\s*)*)(?:,|$)')
-_NAMED = re.compile(r';\s*([^\s;,=]+)\s*=\s*(?:"([^"]*)"|([^\s;,]*))')
+# What stands between commas, or semicolons, outside of quotes. Nothing is looked at twice: a header is anybody's.
+_RANGES, _PARTS = [re.compile(rf'(?:[^{mark}"]++|"[^"]*+"?)++') for mark in ",;"]
+_LONGEST_ACCEPT = 1_000
 _VENDOR = ("application", "vnd.api+json")
 _JSON = {("*", "*"), ("application", "*"), ("application", "json"), _VENDOR}
 
@@ -140,20 +141,30 @@ def _by_query(scope: Scope) -> str | None:
     return given[0] if given else None
 
 
-@lru_cache(maxsize=512)
 def _asked(accept: bytes) -> Asked:
-    """Read an `Accept`. What cannot be read asks for nothing and refuses nothing."""
-    text = accept.decode("latin-1")
-    ranges = [_range(found) for found in _RANGE.finditer(text)]
+    """Read an `Accept`. What cannot be read, or is too long to, asks for nothing and refuses nothing."""
+    return _read(accept) if len(accept) <= _LONGEST_ACCEPT else Asked(None, takes_json=True)
+
+
+@lru_cache(maxsize=512)
+def _read(accept: bytes) -> Asked:
+    found = map(_range, _RANGES.findall(accept.decode("latin-1")))
+    ranges = [one for one in found if one is not None]
     versions = [one for kind, one, quality in ranges if kind == _VENDOR and one is not None and quality > 0]
     takes_json = not ranges or any(kind in _JSON and quality > 0 for kind, _, quality in ranges)
     return Asked(versions[0] if versions else None, takes_json)
 
 
-def _range(found: re.Match[str]) -> tuple[tuple[str, str], str | None, float]:
-    named = {one[1].lower(): one[2] if one[2] is not None else one[3] for one in _NAMED.finditer(found[3])}
+def _range(text: str) -> tuple[tuple[str, str], str | None, float] | None:
+    """Return a media range, the version that it names, and how much it is wanted; None for what is no range."""
+    whole, *parameters = [part.strip() for part in _PARTS.findall(text)] or [""]
+    kind, _, subtype = whole.lower().partition("/")
+    if not kind or not subtype:
+        return None
+    halves = [one.partition("=") for one in parameters]
+    named = {name.rstrip().lower(): value.strip().strip('"') for name, _, value in halves}
     try:
         quality = float(named.get("q", "1"))
     except ValueError:
         quality = 1.0
-    return (found[1].lower(), found[2].lower()), named.get("version"), quality
+    return (kind, subtype), named.get("version"), quality

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
@@ -20,6 +21,7 @@ from covey.messaging.router import Engine, Raw, Router
 from covey.work.unit_of_work import Work
 
 MOST_CONNECTIONS = 3
+_MOST_SUSPECTS = 1_000
 
 Leave = Callable[[Work, Delivery], None]
 """What is done with a message that is not handled in this turn."""
@@ -33,7 +35,7 @@ class Handling:
         self._dispatch = dispatch
         self._options = options
         self._observation = observation
-        self._lost: tuple[UUID | None, int] = (None, 0)
+        self._lost: Counter[UUID] = Counter()
 
     async def all_of(self, connection: Connection, batch: Batch, failures: dict[str, Failure], leave: Leave) -> None:
         """Handle what was taken, in order; leave what follows a message set aside, or too much to publish.
@@ -83,16 +85,15 @@ class Handling:
                 if isinstance(error, TransactionAborted) and batch.handled:
                     raise  # one of those before it hid the failure of its statement
                 if connection.is_closed():
-                    self._lost = (
-                        delivery.envelope.id,
-                        self._lost[1] + 1 if self._lost[0] == delivery.envelope.id else 1,
-                    )
+                    if len(self._lost) >= _MOST_SUSPECTS:
+                        self._lost.clear()
+                    self._lost[delivery.envelope.id] += 1
                     raise DatabaseUnavailable(f"the connection was lost: {error}") from error
                 raise Failed(self.blame(delivery, error)) from error
 
     def _require_faith(self, delivery: Delivery) -> None:
         """A lost connection is nobody's fault, unless it is lost in the handling of one message again and again."""
-        if self._lost == (delivery.envelope.id, MOST_CONNECTIONS):
-            self._lost = (None, 0)
+        if self._lost[delivery.envelope.id] >= MOST_CONNECTIONS:
+            del self._lost[delivery.envelope.id]
             error = DatabaseUnavailable(f"{MOST_CONNECTIONS} connections were lost while it was handled")
             raise Failed(self.blame(delivery, error))

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, assert_never
 
-from covey.clock import Clock, SystemClock
+from covey.clock import Clock, Grace, SystemClock
 from covey.database.errors import translated
 from covey.database.pool import Database
 from covey.errors import ConfigurationError, DefinitionError, Unavailable
@@ -87,8 +87,8 @@ class Messaging:
         self._announcing: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def running(self, drain: timedelta = timedelta(seconds=10)) -> AsyncIterator[Messaging]:
-        """Move messages while the block runs; at its end finish what was begun, for at most `drain`.
+    async def running(self, grace: Grace | None = None) -> AsyncIterator[Messaging]:
+        """Move messages while the block runs; at its end finish what was begun, for at most `grace`: else 10 s.
 
         The number under which this process calls the outside is locked before the first turn, so that no other
         process takes its calls for abandoned. Raises ConfigurationError for a database without covey's tables.
@@ -102,7 +102,7 @@ class Messaging:
             try:
                 yield self
             finally:
-                await self._drain(workers, drain)
+                await self._drain(workers, grace or Grace(timedelta(seconds=10)))
                 await end(workers)
                 await self._calls.abandon()
                 await self._roles.leave()
@@ -165,11 +165,11 @@ class Messaging:
         except Unavailable:
             return
 
-    async def _drain(self, workers: list[asyncio.Task[None]], span: timedelta) -> None:
+    async def _drain(self, workers: list[asyncio.Task[None]], grace: Grace) -> None:
         for worker in self._workers:
             worker.stop()
-        await _finish(asyncio.wait([*workers, *(asyncio.create_task(i.drain()) for i in self._ingests)]), span)
-        await _finish(self._calls.drain(), span)
+        await _finish(asyncio.wait([*workers, *(asyncio.create_task(i.drain()) for i in self._ingests)]), grace)
+        await _finish(self._calls.drain(), grace)
 
 
 def subscriptions(router: Router, service: str) -> dict[str, list[Topic]]:
@@ -194,9 +194,9 @@ def subscriptions(router: Router, service: str) -> dict[str, list[Topic]]:
     return {stream: sorted(of_it, key=str) for stream, of_it in topics.items()}
 
 
-async def _finish(work: Coroutine[Any, Any, Any], span: timedelta) -> None:
+async def _finish(work: Coroutine[Any, Any, Any], grace: Grace) -> None:
     try:
-        async with asyncio.timeout(span.total_seconds()):
+        async with asyncio.timeout(grace.seconds_left()):
             await work
     except TimeoutError:
         return

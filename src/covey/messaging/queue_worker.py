@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from covey.clock import Grace
 from covey.context import use
 from covey.errors import CoveyError, Unreadable
 from covey.ids import new_id
@@ -59,13 +60,13 @@ class QueueWorker:
         self._stopping = asyncio.Event()
         self._failures = 0  # since it last took
 
-    async def run(self, drain: timedelta) -> None:
-        """Do jobs until stopped, then finish those that were begun, for at most `drain`, and hand back the rest."""
+    async def run(self, grace: Grace) -> None:
+        """Do jobs until stopped, then finish those that were begun, for at most `grace`, and hand back the rest."""
         keeping = asyncio.create_task(self._keep(), name=f"leases of {self._queue.name}")
         try:
             await self._do_all()
             if self._doing:
-                await asyncio.wait(self._doing, timeout=drain.total_seconds())
+                await asyncio.wait(self._doing, timeout=grace.seconds_left())
         finally:
             self.stop()
             await end(self._doing)

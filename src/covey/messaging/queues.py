@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
+from covey.clock import Grace
 from covey.errors import DefinitionError
 from covey.messaging.ending import end
 from covey.messaging.queue import Queue
@@ -36,9 +36,9 @@ class Queues:
             self._workers.append(QueueWorker(queue, store, valkey, transactions, jobs, dead))
 
     @asynccontextmanager
-    async def running(self, drain: timedelta) -> AsyncIterator[None]:
-        """Do jobs while the block runs; then finish what was begun, for at most `drain`, and hand back the rest."""
-        tasks = [asyncio.create_task(worker.run(drain), name="queue") for worker in self._workers]
+    async def running(self, grace: Grace) -> AsyncIterator[None]:
+        """Do jobs while the block runs; then finish what was begun, for at most `grace`, and hand back the rest."""
+        tasks = [asyncio.create_task(worker.run(grace), name="queue") for worker in self._workers]
         try:
             yield
             for worker in self._workers:

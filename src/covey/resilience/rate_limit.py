@@ -119,7 +119,9 @@ class Verdict:
 
 
 class RateLimiter:
-    """Counts for one system. `when_away` says what holds while Valkey is away; `prefix` keeps systems apart."""
+    """Counts for one system. `when_away` says what holds while Valkey is away, or where there is none; `prefix` keeps
+    systems apart.
+    """
 
     def __init__(
         self, valkey: Valkey | None, prefix: str, when_away: WhenAway = "local", clock: Clock | None = None
@@ -134,8 +136,10 @@ class RateLimiter:
 
         One round trip. `cost` above what a limit holds is never admitted.
         """
-        if self._valkey is None or not limits:
-            return self._local.take(subject, limits, cost)
+        if not limits:
+            return Verdict((), cost, ())
+        if self._valkey is None:
+            return self._without(subject, limits, cost, ValkeyUnavailable("there is no Valkey: set VALKEY_URL"))
         keys = [f"{self._prefix}:{{{subject}}}:{name}" for name, _ in limits]
         arguments = [part for _, limit in limits for part in (limit.interval_us, limit.most)]
         try:

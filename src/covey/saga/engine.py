@@ -32,7 +32,6 @@ from covey.telemetry.telemetry import Telemetry
 from covey.work.inbox import COMMAND_ID
 from covey.work.unit_of_work import Work
 
-EXHAUSTED_AFTER = 5
 ELSEWHERE = timedelta(milliseconds=500)
 """After so long a message that this replica cannot handle is there for any replica again."""
 
@@ -81,7 +80,7 @@ class SagaEngine:
                 " registered until their last saga has ended",
                 retry_after=ELSEWHERE,
             )
-        transition = Transition(saga, record, work, exhausted=delivery.attempts >= EXHAUSTED_AFTER)
+        transition = Transition(saga, record, work, failures=delivery.attempts)
         before = record.state
         if await self._apply(saga, transition, delivery, work):
             update(work, record, transition.wait_seconds, moved=transition.moved)

@@ -36,18 +36,20 @@ from covey.work.unit_of_work import Work
 
 BACKOFF = timedelta(milliseconds=250)
 BACKOFF_CAP = timedelta(seconds=30)
+EXHAUSTED_AFTER = 5
 
 
 class Transition:
     """Moves one saga, in the transaction of `work`. `moved` tells whether it did, and `wait_seconds` when it moves
     by itself if nothing comes; what does not move it leaves that as it is.
 
-    `exhausted`: functions have failed too often; one that can be undone now counts as refused, because its
-    transaction was rolled back each time, while one that only goes forward is tried for ever.
+    `failures`: so often has this move been rolled back. A function that has failed too often and can be undone then
+    counts as refused, while one that only goes forward is tried for ever. Which function it was that failed, of those
+    that run one after the other, was rolled back too: so in the last attempt before that only one runs.
     """
 
-    def __init__(self, saga: Definition[Any], record: Record, work: Work, *, exhausted: bool = False) -> None:
-        self._exhausted = exhausted
+    def __init__(self, saga: Definition[Any], record: Record, work: Work, *, failures: int = 0) -> None:
+        self._failures = failures
         self._saga = saga
         self._work = work
         self.record = record
@@ -117,6 +119,7 @@ class Transition:
             if not inline:
                 return self._ask_self()
             given = await self._run(action, declared)
+            inline = self._failures < EXHAUSTED_AFTER - 1
             after, decision = decide(self._saga, state, given)
             self._note_input(given, None)
             self.record.state = after
@@ -125,7 +128,8 @@ class Transition:
                 return None
 
     async def _run(self, action: Any, declared: Step) -> Input:
-        if self._exhausted and isinstance(self.record.state, Running) and declared.kind == "compensatable":
+        can_undo = isinstance(self.record.state, Running) and declared.kind == "compensatable"
+        if can_undo and self._failures >= EXHAUSTED_AFTER:
             return NotDone(f"{declared.label}: it kept failing")
         result = await action(self._data(), self._work)
         if isinstance(result, Refused):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from covey.clock import Clock
+from covey.clock import Clock, Grace
 from covey.database.pool import Database, PoolOptions
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
@@ -94,5 +94,5 @@ async def replica(
         )
         if sagas:
             messaging.add_role("saga timers", SagaTimers(database, messaging.transactions, messaging.wake).run)
-        async with messaging.running(options.drain):
+        async with messaging.running(Grace(options.drain)):
             yield Replica(database, messaging, telemetry)

@@ -169,10 +169,14 @@ async def patch_profile(
 
 
 @api.delete("/users/{user_id}", status_code=204)
-async def close_account(user_id: UserId, caller: Caller, work: Transaction) -> None:
-    """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing."""
+async def close_account(user_id: UserId, caller: Caller, work: Transaction, if_match: IfMatch = None) -> None:
+    """Close an account: its personal data is erased, and others are told to erase theirs. Again changes nothing.
+
+    With `If-Match` only as it was read: 412 when it has changed since.
+    """
     require_self(caller, user_id)
-    await use_cases.close_account(work, user_id)
+    expect = partial(require_match, if_match) if if_match is not None else None
+    await use_cases.close_account(work, user_id, expect)
 
 
 @api.get("/users/{user_id}/preferences")
