@@ -17,9 +17,13 @@ from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.brokers.nats import NatsBroker
 from covey.messaging.dead_letters import DeadLetters
 from covey.messaging.options import MessagingOptions
+from covey.messaging.router import Router
 from covey.testing.eventually import eventually
 from covey.testing.replica import ReplicaOptions, replica
-from tests.messaging.feed import Feed, dead, effects, holds, keeping, settled, with_effects
+from covey.work.unit_of_work import Work
+from tests.messaging.feed import Added, Feed, dead, effects, holds, keeping, settled, with_effects
+
+IDLE = ReplicaOptions(messaging=MessagingOptions(workers=0), drain=timedelta(milliseconds=200))
 
 SAGA = """
 import asyncio, os, signal, sys
@@ -245,6 +249,44 @@ async def test_a_process_that_ends_in_good_order_makes_nothing_suspect(
         assert await _count(database, "covey.suspect", 0)
 
 
+async def test_a_process_that_ends_in_good_order_while_it_handles_a_suspect_has_not_died_of_it(
+    memory_broker: MemoryBroker, feed: Feed, shop_url: str
+) -> None:
+    begun, router = asyncio.Event(), Router()
+
+    @router.on(Added)
+    async def hang(event: Added, work: Work) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await _make_suspects(memory_broker, feed, shop_url, ["a"])
+    async with replica("shop", shop_url, memory_broker, [router], options=IDLE) as shop:
+        await begun.wait()
+    one = ReplicaOptions(messaging=MessagingOptions(max_attempts=1))  # a third death would be one too many
+    async with replica("shop", shop_url, memory_broker, [keeping()], options=one) as shop:
+        await settled(shop)
+
+        assert await effects(shop) == [0]
+
+
+async def test_between_two_suspects_it_is_seen_whether_others_have_died(
+    memory_broker: MemoryBroker, feed: Feed, shop_url: str
+) -> None:
+    left, router = list[int](), Router()
+
+    @router.on(Added)
+    async def look(event: Added, work: Work) -> None:
+        async with Database.open(shop_url) as database, database.acquire() as connection:
+            left.append(await connection.fetchval("SELECT count(*) FROM covey.process WHERE owner = 1"))
+            await connection.execute("INSERT INTO covey.process VALUES (1) ON CONFLICT DO NOTHING")
+
+    await _make_suspects(memory_broker, feed, shop_url, ["a", "b", "c"])
+    async with replica("shop", shop_url, memory_broker, [router], options=IDLE) as shop:
+        await settled(shop)
+
+    assert left == [0, 0, 0]
+
+
 async def test_a_suspect_whose_process_has_died_again_is_a_dead_letter_and_has_its_attempts_again_when_it_is_replayed(
     memory_broker: MemoryBroker, feed: Feed, shop_url: str
 ) -> None:
@@ -272,6 +314,21 @@ async def _die(database: Database) -> None:
     """Leave what a process leaves that has died."""
     async with database.acquire() as connection:
         await connection.execute("INSERT INTO covey.process VALUES (1)")
+
+
+async def _make_suspects(broker: MemoryBroker, feed: Feed, url: str, keys: list[str]) -> None:
+    """Leave a message of each key that was there when two processes died."""
+    for number, key in enumerate(keys):
+        await feed.add(key, [number])
+    async with replica("shop", url, broker, [keeping()], options=IDLE) as shop:
+        await eventually(lambda: _count(shop.database, "covey.inbox_pending", len(keys)))
+    async with Database.open(url) as database, database.acquire() as connection:
+        await connection.execute(
+            "SELECT covey.park(array_agg(key), array_agg(position), array_agg('waiting'::text),"
+            " array_agg(interval '0'), array_agg(0), array_agg(NULL::uuid), array_agg(NULL::int),"
+            " array_agg(NULL::text)) FROM covey.inbox_pending"
+        )
+        await connection.execute("UPDATE covey.hold SET crashes = 2")
 
 
 async def _is_dead(database: Database) -> bool:

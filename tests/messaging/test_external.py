@@ -423,6 +423,22 @@ class TestACrash:
 
             assert second.calls == first.calls
 
+    async def test_of_a_service_that_drains_is_no_crash_of_what_was_under_way(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """Or deployments would make a dead letter of a pivot whose provider is silent."""
+
+        async def never(command: Charge, key: str) -> str:
+            await asyncio.Event().wait()
+            return key
+
+        await feed.publish([charge("a", 1)])
+        for _ in range(2):
+            provider = Provider(never)
+            async with replica("shop", shop_url, memory_broker, [provider.router()], options=quick()) as shop:
+                await eventually(lambda: len(provider.calls) == 1)  # noqa: B023 - it is asked at once
+                assert await shop.fetchval("SELECT crashes FROM covey.hold") == 0
+
     async def test_of_the_lock_that_shows_life_begins_no_call_until_it_is_back(
         self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
     ) -> None:

@@ -104,10 +104,10 @@ class Messaging:
             finally:
                 await self._drain(workers, grace or Grace(timedelta(seconds=10)))
                 await end(workers)
+                await self._roles.stop()  # a reader begins calls, too
                 await self._calls.abandon()
                 await self._roles.leave()
                 await end([roles])
-                await self._calls.abandon()  # what a reader has begun meanwhile
 
     def add_role(self, name: str, run: Role) -> None:
         """Have one replica of the service run this; before `running`. Two may for a moment believe that they do."""

@@ -37,9 +37,10 @@ class Recovery:
                     freed = await connection.fetchval(_RECOVER, OWNERS, LANES, self._options.batch)
             if freed:
                 self._wake()
-            while await self._handle_suspect():
+            if await self._handle_suspect():  # one, and then a look: while there are suspects, others may have died
                 self._wake()
-            await asyncio.sleep(PERIOD_SECONDS)
+            else:
+                await asyncio.sleep(PERIOD_SECONDS)
 
     async def _handle_suspect(self) -> bool:
         """Handle one, and wait for what it asks of the outside; tell whether there was one."""

@@ -31,6 +31,11 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = $1 AND l.obj
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 _TRY = "SELECT n FROM unnest($2::int[]) AS n WHERE pg_try_advisory_lock($1, n)"
+_LEAVE = "DELETE FROM covey.process WHERE owner = $1"
+_GIVE_BACK = """
+UPDATE covey.hold SET state = 'waiting', token = NULL, owner = NULL, until = clock_timestamp()
+WHERE owner = $1 AND state = 'working'
+"""
 
 log = structlog.get_logger("covey.messaging")
 
@@ -51,6 +56,7 @@ class Roles:
         self._turn = asyncio.Lock()
         self._owner = owner
         self._batch = batch
+        self._stopping = False
         self.claimed = asyncio.Event()
 
     def add(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -88,12 +94,18 @@ class Roles:
                 with translated():
                     await connection.execute(f"NOTIFY {channel}")
 
+    async def stop(self) -> None:
+        """End every role of this replica and begin none any more; others still see that this process lives."""
+        self._stopping = True
+        await self._stop_all()
+
     async def leave(self) -> None:
-        """Say that this process ends without harm: no message is to be blamed for it."""
+        """Say that this process ends without harm: no message is to be blamed for it, and what it had is given back."""
         connection = self._connection
         if connection is not None:
             with suppress(CoveyError):
-                await self._execute(connection, "DELETE FROM covey.process WHERE owner = $1", self._owner)
+                await self._execute(connection, _LEAVE, self._owner)
+                await self._execute(connection, _GIVE_BACK, self._owner)
 
     async def _compete(self) -> None:
         async with self._database.connected(idle_session_timeout=f"{LEASE_SECONDS}s") as connection:
@@ -114,11 +126,11 @@ class Roles:
         for number in [n for n, task in self._running.items() if task.done()]:
             self._report(number, self._running.pop(number))
             await self._execute(connection, "SELECT pg_advisory_unlock($1, $2)", ROLES, number)
-        wanted = [number for number in self._roles if number not in self._running]
+        wanted = [number for number in self._roles if number not in self._running and not self._stopping]
         async with self._turn:
             with translated():
                 won = await connection.fetch(_TRY, ROLES, wanted)
-        for row in won:
+        for row in won if not self._stopping else ():
             name, run = self._roles[row[0]]
             self._running[row[0]] = asyncio.create_task(_awaited(run), name=f"role {name}")
 
