@@ -65,6 +65,28 @@ async def desk(database_url: str, memory_broker: MemoryBroker) -> AsyncIterator[
         yield Desk(shop, Feed(memory_broker), url)
 
 
+async def test_what_was_looked_at_in_the_editor_is_not_written_over_another_letter_of_its_key(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """While one has the editor open, another discards the letter, and the next of its key dies."""
+    await desk.feed.add("a", [0, 0])
+    await dead(desk.shop)
+    covey = f"{sys.executable} -m covey.cli dead"
+    script = tmp_path / "editor.sh"
+    script.write_text(
+        f"""{covey} discard shop a --reason 'test data' >/dev/null
+until {covey} show shop a >/dev/null 2>&1; do :; done
+echo '{{"name": "a", "n": 7}}' > "$1"
+"""
+    )
+
+    status, _, error = await desk.covey("edit", "shop", "a", editor=f"sh {script}")
+
+    assert (status, "no dead letter" in error) == (1, True)
+    _, shown, _ = await desk.covey("show", "shop", "a", "--json")
+    assert json.loads(json.loads(shown)["body"])["n"] == 0
+
+
 async def test_a_letter_is_listed_shown_mended_and_replayed(desk: Desk, tmp_path: Path) -> None:
     (message, _) = await desk.feed.add("cart 7", [0, 1])
     await dead(desk.shop)

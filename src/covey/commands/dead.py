@@ -97,7 +97,9 @@ def dead_edit(
         raise typer.BadParameter("give the new body with --body or with --file, not with both")
     new = body.encode() if body is not None else file.read_bytes() if file is not None else None
     if new is None:
-        new = edited(_with_dead(service, lambda dead: dead.show(name)).body, os.environ)
+        shown = _with_dead(service, lambda dead: dead.show(name))
+        name = str(shown.letter.id)  # what is dead of its key may be another one when the editor is closed
+        new = edited(shown.body, os.environ)
     if new is None:
         say("nothing was changed")
         return

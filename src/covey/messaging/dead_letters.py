@@ -44,11 +44,15 @@ WHERE h.state = 'dead' AND h.since <= $1
     AND ($2::text IS NULL OR i.type = $2) AND ($3::text IS NULL OR position($3 IN h.error) > 0)
 ORDER BY h.since, h.key LIMIT 1
 """
-_FIND = "SELECT h.key FROM covey.hold h WHERE h.key = $1 AND h.state = 'dead'"
-_FIND_BY_ID = "SELECT h.key FROM covey.hold h JOIN covey.inbox i USING (position) WHERE i.id = $1 AND h.state = 'dead'"
+_FIND = """
+SELECT h.key, i.id FROM covey.hold h JOIN covey.inbox i USING (position) WHERE h.key = $1 AND h.state = 'dead'
+UNION ALL
+SELECT h.key, i.id FROM covey.hold h JOIN covey.inbox i USING (position) WHERE i.id = $2 AND h.state = 'dead'
+LIMIT 1
+"""
 _ONE = f"""
 SELECT {_COLUMNS}, i.headers, i.body FROM covey.hold h JOIN covey.inbox i USING (position)
-WHERE h.key = $1 AND h.state = 'dead' FOR UPDATE OF h
+WHERE h.key = $1 AND i.id = $2 AND h.state = 'dead' FOR UPDATE OF h
 """
 _HISTORY = "SELECT what, reason, old_body, at FROM covey.dead_letter_log WHERE position = $1 ORDER BY n"
 _NOTE = """
@@ -113,7 +117,11 @@ class Filter:
 
 
 class DeadLetters:
-    """The dead letters of one service. A letter is named by its key or by the id of its message."""
+    """The dead letters of one service. A letter is named by its key or by the id of its message.
+
+    By its key is meant the one that is dead at that moment. Who has looked at a letter names it by its id: behind it
+    another of its key may have died since.
+    """
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
@@ -185,23 +193,17 @@ class DeadLetters:
     async def _locked(self, name: str) -> AsyncIterator[tuple[Work, Any]]:
         """Hold the lane of a letter; nobody handles it, and nothing changes it, until the block has committed."""
         async with self._transactions.begin() as work:
-            key = await self._key_of(work, name)
+            found = await work.fetchrow(_FIND, name, _uuid(name))
+            if found is None:
+                raise NotFound(
+                    f"there is no dead letter with the key or message id {name!r} in {self._transactions.service}"
+                )
+            key, identity = found
             await work.fetchval("SELECT pg_advisory_xact_lock($1, covey.lane($2))", LANES, key)
-            row = await work.fetchrow(_ONE, key)
+            row = await work.fetchrow(_ONE, key, identity)
             if row is None:
                 raise Conflict(f"{name} is being dealt with by somebody else: it is no dead letter any more")
             yield work, row
-
-    async def _key_of(self, work: Work, name: str) -> str:
-        key = await work.fetchval(_FIND, name)
-        identity = _uuid(name)
-        if key is None and identity is not None:
-            key = await work.fetchval(_FIND_BY_ID, identity)
-        if key is None:
-            raise NotFound(
-                f"there is no dead letter with the key or message id {name!r} in {self._transactions.service}"
-            )
-        return str(key)
 
 
 def _letter(row: Any) -> DeadLetter:
