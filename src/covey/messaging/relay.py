@@ -157,8 +157,9 @@ class Relay:
 async def republish(database: Database, since: datetime) -> int:
     """Publish again, under the same ids, what was written since then: for a broker that has lost what it confirmed.
 
-    Safe at any time: consumers drop what they know. What is older than 7 days, and only by chance still there, is left
-    out: they might have forgotten it. Returns how many messages are to be published.
+    Safe at any time: consumers drop what they know. A message that waited for the broker was written long before it was
+    published: begin with the oldest that may be lost, or with all. What is older than 7 days, and only by chance still
+    there, is left out: they might have forgotten it. Returns how many messages are to be published.
     """
     again: list[int] = []
     async with database.acquire() as connection:
