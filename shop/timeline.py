@@ -19,6 +19,7 @@ import aiohttp
 import asyncpg
 
 from covey.local.system import ONE_PROCESS
+from covey.local.visible import visible
 from shop.books import SERVICES, Sources
 
 # Of things that happened at the same instant, in one transaction, this is the order of cause and effect.
@@ -93,7 +94,9 @@ async def _order(connection: Any, order_id: UUID) -> list[Moment]:
     if row["cancelling_at"]:
         rows.append((row["cancelling_at"], f"cancellation asked for: {row['cancelling']}"))
     if row["settled_at"]:
-        rows.append((row["settled_at"], f"order {row['status']}" + (f": {row['reason']}" if row["reason"] else "")))
+        rows.append(
+            (row["settled_at"], f"order {row['status']}" + (f": {row['reason']}" if row["reason"] else ""))
+        )
     returns = await connection.fetch("SELECT * FROM order_return WHERE order_id = $1", order_id)
     for one in returns:
         rows.append((one["requested_at"], f"return requested, {one['amount'] / 100:.2f} {one['currency']}"))
@@ -103,7 +106,7 @@ async def _order(connection: Any, order_id: UUID) -> list[Moment]:
         "SELECT at, step, what, detail FROM covey.saga_log WHERE saga_id = ANY ($1) ORDER BY saga_id, n",
         [row["saga_id"], *(one["id"] for one in returns)],
     )
-    return [Moment(at=at, service="order", kind="row", text=text) for at, text in rows] + [
+    return [Moment(at=at, service="order", kind="row", text=visible(text)) for at, text in rows] + [
         Moment(at=s["at"], service="order", kind="saga", text=_with(f"{s['step']} {s['what']}", s["detail"]))
         for s in steps
     ]

@@ -350,6 +350,7 @@ def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         server_header=False,
+        proxy_headers=False,  # uvicorn believes them of loopback, and there anybody may say who he is
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout.total_seconds())),
         reset_contextvars=False,  # a request inherits from this task whose log it writes to
     )

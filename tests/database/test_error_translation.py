@@ -91,6 +91,23 @@ def test_the_cause_is_kept_and_the_constraint_is_named() -> None:
     assert caught.value.constraint == "effect_pkey"
 
 
+async def test_a_row_that_is_refused_is_not_quoted_to_whoever_sent_it(database: Database) -> None:
+    """A caller is told what a constraint says, and a dead letter keeps it; the rest of the row is not theirs."""
+    transactions = Transactions(database, "shop")
+    async with transactions.begin() as work:
+        await work.execute("CREATE TABLE account (id int PRIMARY KEY, secret text, cents int CHECK (cents >= 0))")
+        await work.execute("INSERT INTO account VALUES (1, 'hush', 5)")
+    for sql in (
+        "UPDATE account SET cents = cents - 6",
+        "UPDATE account SET id = NULL",
+        "INSERT INTO account VALUES (1, 'hush', 1)",
+    ):
+        with pytest.raises(ConstraintViolated) as caught:
+            async with transactions.begin() as work:
+                await work.execute(sql)
+        assert not any(word in str(caught.value) for word in ("hush", "DETAIL", "Key ("))
+
+
 async def test_wrong_arguments_are_a_defect_and_no_outage(database: Database) -> None:
     transactions = Transactions(database, "shop")
     for sql, argument in (("SELECT $1::int", "text"), ("SELECT 1", 2), ("SELECT $1::text", "\udc80")):

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 from fastapi import APIRouter
+from starlette.types import Receive, Scope, Send
 
 from covey.errors import DefinitionError
 from covey.http.application import Application
@@ -115,6 +116,30 @@ async def test_who_says_nothing_of_themselves_is_counted_by_address(make: Make) 
     app = make(shop())
 
     assert [(await post(app)).status for _ in range(4)] == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+async def test_of_an_address_counts_what_its_owner_cannot_choose(
+    make: Make, first: str, second: str, together: bool
+) -> None:
+    app = make(shop())
+
+    async def status(address: str) -> int:
+        async def called(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "client": (address, 1)}, receive, send)
+
+        return (await ask(called, "GET", "/orders")).status
+
+    assert [await status(first) for _ in range(4)] == [200, 200, 200, 429]
+    assert await status(second) == (429 if together else 200)
 
 
 async def test_a_refusal_comes_before_the_body_is_validated_and_an_invalid_one_is_counted(make: Make) -> None:

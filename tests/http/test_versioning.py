@@ -216,6 +216,16 @@ def test_no_accept_takes_long_to_read(value: str) -> None:
     assert time.process_time() - begun < 0.2
 
 
+async def test_a_query_that_takes_long_to_read_is_not_read(make: Make) -> None:
+    """Nor is what comes before anybody is known, and before load is shed."""
+    query = "&".join(f"%{n:06x}" for n in range(30_000))
+    app = make(*shop())
+    begun = time.process_time()
+
+    assert (await get(app, "/api/users/7", query=query + "&version=1")).status == 414
+    assert time.process_time() - begun < 0.1
+
+
 @pytest.mark.parametrize("query", ["colour=red", "verbos=true", "verbose=true&x", "%76erbose=1&%00=1"])
 async def test_a_parameter_that_the_route_does_not_know_is_refused(make: Make, query: str) -> None:
     answer = await get(make(*shop()), "/api/v1/users/7", query=query)

@@ -55,27 +55,27 @@ class ServerFull(DatabaseUnavailable):
 def translate(error: BaseException) -> CoveyError | None:
     """Return covey's error for one of asyncpg or of the socket below it; None for any other."""
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED:
-        return Fenced(str(error))
+        return Fenced(_first_line(error))
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate == NOT_AS_ASSUMED:
-        return Contention(f"PostgreSQL: {error}")
+        return Contention(f"PostgreSQL: {_first_line(error)}")
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-        return ConstraintViolated(f"{error} ({error.detail})" if error.detail else str(error), error.constraint_name)
+        return ConstraintViolated(_first_line(error), error.constraint_name)
     if isinstance(error, _UNSTORABLE):
         return Invalid("a text holds what cannot be stored: a NUL character, or bytes that are not UTF-8")
     if isinstance(error, _CONTENTION):
-        return Contention(f"PostgreSQL: {error}")
+        return Contention(f"PostgreSQL: {_first_line(error)}")
     if isinstance(error, asyncpg.InFailedSQLTransactionError):
-        return TransactionAborted(f"PostgreSQL: {error}")
+        return TransactionAborted(f"PostgreSQL: {_first_line(error)}")
     if isinstance(error, asyncpg.InterfaceError) and not _connection_is_gone(error):
         return QueryFailed(f"asyncpg: {error}")
     if isinstance(error, asyncpg.TooManyConnectionsError):
-        return ServerFull(f"PostgreSQL: {error}")
+        return ServerFull(f"PostgreSQL: {_first_line(error)}")
     if isinstance(error, _UNAVAILABLE):
-        return DatabaseUnavailable(f"PostgreSQL: {error or type(error).__name__}")
+        return DatabaseUnavailable(f"PostgreSQL: {_first_line(error) or type(error).__name__}")
     if isinstance(error, RuntimeError) and "handler is closed" in str(error):  # uvloop's word for a closed socket
-        return DatabaseUnavailable(f"PostgreSQL: {error}")
+        return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
     if isinstance(error, (asyncpg.PostgresError, asyncpg.InternalClientError)):
-        return QueryFailed(f"PostgreSQL: {error}")
+        return QueryFailed(f"PostgreSQL: {_first_line(error)}")
     return None
 
 
@@ -94,6 +94,11 @@ class translated:  # reads as a statement; a class, because there is one around 
             own = translate(error)
             if own is not None:
                 raise own from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what happened, without the detail that asyncpg adds: it quotes rows, and a caller may be told."""
+    return str(error.args[0]) if isinstance(error, asyncpg.PostgresError) and error.args else str(error)
 
 
 def _connection_is_gone(error: asyncpg.InterfaceError) -> bool:

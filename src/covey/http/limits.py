@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import IPv4Address, ip_address, ip_network
 from math import ceil
 from typing import Any, TypeVar, get_args
 
@@ -122,5 +123,14 @@ class Limits:
 
 
 def _address(scope: Scope) -> str:
+    """Return what a caller cannot choose of their address: of IPv6 the network, which each has all to himself."""
     client = scope.get("client")
-    return str(client[0]) if client else "unknown"
+    if not client:
+        return "unknown"
+    try:
+        address = ip_address(client[0])
+    except ValueError:
+        return "unknown"
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ip_network((int(address), 128)).supernet(new_prefix=64))

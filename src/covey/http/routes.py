@@ -47,6 +47,9 @@ UNMATCHED = "unmatched"
 MORE = "covey.more_headers"
 """Where the scope of a request has what is to be in the head of its answer, whatever the answer is."""
 
+MOST_QUERY_BYTES = 8_192
+"""What is read before anybody is known, and not shed, is short. A cursor has at most a quarter of it."""
+
 _TEMPLATE = "covey.route"
 _ANY_PATH = re.compile("")
 _NO_HANDLERS: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
@@ -165,6 +168,8 @@ class Routes:
 
     def _match(self, scope: Scope) -> _Route | None:
         """Return the route, or None when FastAPI's own router must look."""
+        if len(scope["query_string"]) > MOST_QUERY_BYTES:
+            raise HTTPException(414, f"a query may have {MOST_QUERY_BYTES:,} bytes: say less, or send it as a body")
         table = self._table or self._flatten()
         path, method = self._versions.path(scope, get_route_path(scope)), scope["method"]
         others: list[_Route] = []

@@ -16,6 +16,7 @@ from uuid import UUID
 from covey.database.pool import Database, PoolOptions
 from covey.errors import ConfigurationError
 from covey.local.environment import environment_file, read_environment
+from covey.local.visible import visible
 from covey.messaging.dead_letters import DeadLetter, DeadLetters, Entry, Whole
 from covey.work.unit_of_work import Transactions
 
@@ -141,8 +142,3 @@ def _plain(value: object) -> object:
     if isinstance(value, (datetime, UUID)):
         return str(value)
     raise TypeError(type(value).__name__)
-
-
-def visible(text: str) -> str:
-    """Show what a terminal would obey: a message's texts come from elsewhere."""
-    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)

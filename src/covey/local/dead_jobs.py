@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from covey.errors import ConfigurationError, NotFound
-from covey.local.dead import readable, visible
+from covey.local.dead import readable
 from covey.local.environment import environment_file, read_environment
+from covey.local.visible import visible
 from covey.messaging.queue import context_of
 from covey.messaging.queue_options import QueueOptions
 from covey.messaging.queue_store import DeadJob, QueueStore

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from covey.local.logs import writer
+from covey.local.visible import visible
 
 _POLL_SECONDS = 1.0
 _GIVEN_UP = ("dead_letter", "job_dead")
@@ -48,9 +49,10 @@ def _told(lines: Iterable[tuple[str, Said]], covey: str) -> Iterator[str]:
         given_up.setdefault((service, queue), []).append(said)
     for (service, queue), several in given_up.items():
         last = several[-1]
-        which = f"a job of the queue {last.get('queue')}" if queue else last.get("message_type")
+        which = f"a job of the queue {last.get('queue')}" if queue else visible(str(last.get("message_type")))
         more = f" and {len(several) - 1} more" if len(several) > 1 else ""
-        yield f"{service} has given up {which}{more}: {last.get('error')}\n  {covey} dead list {service}{queue}"
+        error = visible(str(last.get("error")))
+        yield f"{service} has given up {which}{more}: {error}\n  {covey} dead list {service}{queue}"
 
 
 class _Tail:

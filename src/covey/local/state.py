@@ -161,7 +161,8 @@ async def open_state(path: Path) -> StateFolder:
 def _made(path: Path) -> Path:
     try:
         records_of(path).mkdir(parents=True, exist_ok=True)
-        (path / "logs").mkdir(exist_ok=True)
+        for private in ("logs", "data"):  # what customers said, and are called
+            (path / private).mkdir(mode=0o700, exist_ok=True)
         hide(path)
     except OSError as error:
         raise ConfigurationError(

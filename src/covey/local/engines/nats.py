@@ -35,7 +35,7 @@ class NatsServer:
 
     def prepare(self) -> Launch:
         """Write the configuration. The password is in it, and not on a command line that others can see."""
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         configuration = {
             "server_name": "covey",
             "listen": f"127.0.0.1:{self._port}",

@@ -33,6 +33,7 @@ _SETTINGS = {
     "log_timezone": "UTC",
     "timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
+    "log_error_verbosity": "terse",  # details quote rows
 }
 
 

@@ -36,7 +36,7 @@ class ValkeyServer:
 
     def prepare(self) -> Launch:
         """Write the configuration. The password is in it, and not on a command line that others can see."""
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         lines = (
             "bind 127.0.0.1",
             f"port {self._port}",
