@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from covey.cache.cache import Cache
 from covey.cache.caches import Caches
 from covey.cache.options import CacheOptions
 from covey.errors import Invalid
 from covey.resilience.bulkhead import BulkheadOptions
 from covey.telemetry.metrics import Counter, Metrics
+from covey.testing.eventually import eventually
 from covey.valkey.client import Valkey, ValkeyOptions
 
 PATIENT = timedelta(seconds=5)
@@ -113,6 +116,18 @@ async def process(
         metrics = Metrics()
         caches = Caches(valkey, system, service, metrics)
         yield Process(system, valkey, caches, caches.of(read or declared()), metrics)
+
+
+async def kept_again(one: Process, shelf: Shelf, thing: Thing) -> None:
+    """Wait until a process finds a thing in Valkey, and see that it is this one all the time."""
+    before = one.counted("reads", "hit")
+
+    async def hit() -> bool:
+        if (found := await one.get(shelf, thing.id)) != thing:
+            pytest.fail(f"{found} was believed, and it is {thing}")
+        return one.counted("reads", "hit") > before
+
+    await eventually(hit)
 
 
 class Gate:

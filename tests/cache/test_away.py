@@ -14,7 +14,9 @@ from covey.local.engines.embedded import Engines
 from covey.telemetry.metrics import Metrics
 from covey.testing.cable import Cable
 from covey.testing.eventually import eventually
-from tests.cache.shelf import Gate, Process, Shelf, Thing, declared, process
+from tests.cache.shelf import Gate, Process, Shelf, Thing, declared, kept_again, process
+
+BRIEFLY = declared(hold=timedelta(milliseconds=500))
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ async def cable(covey_engines: Engines) -> AsyncIterator[Cable]:
 @pytest.fixture
 async def one(cable: Cable, system_name: str) -> AsyncIterator[Process]:
     """A process that may be cut off."""
-    async with process(cable.url, system_name) as opened:
+    async with process(cable.url, system_name, BRIEFLY) as opened:
         yield opened
 
 
@@ -142,6 +144,19 @@ async def test_what_was_changed_while_it_was_away_is_not_believed_when_it_is_bac
     assert one.counted("troubles", "unannounced") == 1
 
 
+async def test_what_was_read_when_it_was_back_and_before_the_commit_of_a_change_is_not_believed_after_it(
+    cable: Cable, one: Process
+) -> None:
+    shelf = Shelf({1: 1})
+    await cut(cable, one)
+    await one.cache.changing(1)
+    await mend(cable, one)
+    await one.get(shelf)
+    shelf.versions[1] = 2
+
+    await kept_again(one, shelf, Thing(1, 2))
+
+
 async def test_who_was_not_cut_off_hears_of_the_change_by_its_event(cable: Cable, one: Process, near: Process) -> None:
     shelf = Shelf({1: 1})
     await near.get(shelf)
@@ -168,7 +183,7 @@ async def test_what_is_kept_under_a_lease_of_before_is_not_believed_by_who_was_c
     await one.cache.changing(1)
     shelf.versions[1] = 2
     await mend(cable, one)
-    await one.get(Shelf({2: 1}), 2)  # it has begun an epoch
+    await kept_again(one, Shelf({2: 1}), Thing(2, 1))  # it has begun an epoch
     gate.open.set()
     await slow
 

@@ -210,6 +210,19 @@ class TestWhoLoads:
         assert shelf.loads == [1]
         assert isinstance((await asyncio.gather(leader, return_exceptions=True))[0], BaseException)
 
+    async def test_and_gives_up_while_it_asks_for_a_lease_leaves_none(
+        self, covey_engines: Engines, system_name: str
+    ) -> None:
+        async with process(covey_engines.valkey_url, system_name, declared(lease=timedelta(minutes=1))) as one:
+            await one.get(Shelf({2: 7}), 2)
+            asking = asyncio.create_task(one.get(Shelf({1: 7})))
+            while one.counted("reads", "miss") < 2:  # noqa: ASYNC110 - it must be seen in the very turn of the loop
+                await asyncio.sleep(0)  # in which the lease is asked for, so that no answer can have come
+            asking.cancel()
+
+            assert await asyncio.wait_for(one.get(Shelf({1: 7})), 10) == Thing(1, 7)
+        assert asking.cancelled()
+
     async def test_is_not_stopped_by_one_who_waits_and_gives_up(self, one: Process) -> None:
         gate = Gate()
         shelf = Shelf({1: 7}, pause=gate)

@@ -165,6 +165,16 @@ class TestFailures:
             await eventually(place.is_empty)
         assert place.doings.done == [1]
 
+    async def test_are_shown_as_many_as_one_asks_for(self, place: Place) -> None:
+        store = place.queue.store(await work_of(place))
+        for id_ in ("a", "b", "c"):
+            await store.add(id_, b"{", timedelta(0))
+
+        async with running(place):
+            await eventually(lambda: are_dead(place, {"a", "b", "c"}))
+
+        assert [len(await store.dead(limit)) for limit in (-1, 0, 1, 2, 3, 4)] == [0, 0, 1, 2, 3, 3]
+
     async def test_take_their_time_from_one_attempt_and_not_from_the_queue(self, open_place: OpenPlace) -> None:
         place = await open_place(QueueOptions(timeout=20 * MS, max_attempts=1, poll=20 * MS))
         place.doings.then = lambda _: asyncio.Event().wait()

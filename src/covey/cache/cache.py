@@ -34,6 +34,7 @@ Id = UUID | int
 
 _LEASE = Script.beside(__name__, "lease.lua")
 _FILL = Script.beside(__name__, "fill.lua")
+_GIVE_BACK = Script.beside(__name__, "give_back.lua")
 _FORGET = Script.beside(__name__, "forget.lua")
 
 _WITHOUT = (ValkeyUnavailable, ValkeyRefused, ConfigurationError)
@@ -67,7 +68,7 @@ class Cache(Generic[V]):
         docs/patterns/caching.md. A hit is one round trip. Of those in a process who ask for the same at once, one loads
         and the others share what it brings, the very object. Raises what `load` raises, and BulkheadFull.
         """
-        key = f"{self._prefix}{id_}"
+        key = self._key(id_)
         session: Session | None = None
         try:
             session = self._sessions.present or await self._sessions.begun()
@@ -87,26 +88,42 @@ class Cache(Generic[V]):
         """Announce that these are about to change. Await it inside the transaction, as late as may be.
 
         From now on nothing of them is found or kept, for `hold`, within which the transaction must have ended. Whether
-        it commits does not matter, nor who lives to see it. While Valkey is away nothing happens and nothing is raised.
+        it commits does not matter, nor who lives to see it. Where Valkey is away, or refuses it, nothing is raised, and
+        this process believes nothing for `hold`, and then only what was loaded since.
         """
-        milliseconds = _milliseconds(self._options.hold)
-        try:
-            call = (await self._sessions.begun()).connection.call
-            for key in [f"{self._prefix}{id_}" for id_ in ids]:
-                # DEL as well, for a server that is full refuses SET.
-                await asyncio.gather(call("DEL", key), call("SET", key, MARKED, "PX", milliseconds))
-        except _WITHOUT:
+        unannounced = [key for key in map(self._key, ids) if not await self._announced(key)]
+        if unannounced:
             self._observed.failed("unannounced")
+            self._sessions.doubt(self._options.hold)
+            self._flights.part(unannounced)
 
     async def changed(self, *ids: Id) -> None:
         """Forget these, because a change of them was committed: for the handler of the event that tells of it.
 
-        Raises ValkeyUnavailable while Valkey is away, so that the event comes again. Without any it does nothing.
+        Raises ValkeyUnavailable while Valkey is away or refuses it, so that the event comes again, and until then this
+        process does not believe the old value either. Without any it does nothing.
         """
-        if self._sessions.exist:
-            connection = (await self._sessions.begun()).connection
-            for id_ in ids:
-                await connection.run(_FORGET, [f"{self._prefix}{id_}"])
+        if not self._sessions.exist:
+            return
+        keys = [self._key(id_) for id_ in ids]
+        try:
+            for key in keys:
+                await self._sessions.connection.run(_FORGET, [key])
+        except _WITHOUT:
+            self._sessions.doubt()
+            self._flights.part(keys)
+            raise
+
+    async def _announced(self, key: str) -> bool:
+        """Announce one, and return whether that was done."""
+        milliseconds = _milliseconds(self._options.hold)
+        try:
+            call = self._sessions.connection.call
+            # DEL as well, for a server that is full refuses SET.
+            await asyncio.gather(call("DEL", key), call("SET", key, MARKED, "PX", milliseconds))
+        except _WITHOUT:
+            return False
+        return True
 
     async def _missed(self, key: str, session: Session | None, load: Callable[[], Awaitable[V]]) -> V:
         while (flight := self._flights.under_way(key)) is not None:
@@ -114,6 +131,8 @@ class Cache(Generic[V]):
             value: V = await flight.brings()
             if value is not ABSENT:
                 return value
+        if session is not self._sessions.present:
+            session = None  # it was left while this waited: what is found over it may be older than a change
         with self._flights.leading(key) as flight:
             value = await (self._loaded(flight, load) if session is None else self._lead(flight, key, session, load))
             flight.land(value)
@@ -121,11 +140,15 @@ class Cache(Generic[V]):
 
     async def _lead(self, flight: Flight, key: str, session: Session, load: Callable[[], Awaitable[V]]) -> V:
         """Return what somebody else has put there meanwhile, or load it and keep it."""
+        token = random.randbytes(12).hex()
         try:
-            entry = await self._found_or_leased(session, key)
+            entry = await self._found_or_leased(session, key, token)
         except _WITHOUT:
             self._observed.failed("not leased")
             entry = None
+        except BaseException:
+            _give_back(session, key, token)  # it may be on its way
+            raise
         if entry is None:
             return await self._loaded(flight, load)
         if kind_of(entry) != LEASE:
@@ -135,17 +158,17 @@ class Cache(Generic[V]):
         try:
             value = await self._loaded(flight, load)
         except BaseException:
-            _give_back(session, key, entry)
+            _give_back(session, key, token)
             raise
         flight.accepted = await self._kept(session, key, entry, value)
         return value
 
-    async def _found_or_leased(self, session: Session, key: str) -> bytes | None:
-        """Return a value, or our lease; None when one must load and cannot keep it.
+    async def _found_or_leased(self, session: Session, key: str, token: str) -> bytes | None:
+        """Return a value, or our lease, which has this token; None when one must load and cannot keep it.
 
         Somebody else who loads is waited for: until the value is there or his lease has run out, but not for ever.
         """
-        token, milliseconds = random.randbytes(12).hex(), _milliseconds(self._options.lease)
+        milliseconds = _milliseconds(self._options.lease)
         pause, patience = _FIRST_PAUSE_SECONDS, _PATIENCE_LEASES * milliseconds / 1000
         keys = (key, self._sessions.epoch_key)
         while patience > 0:
@@ -170,6 +193,9 @@ class Cache(Generic[V]):
             patience -= seconds
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         return None
+
+    def _key(self, id_: Id) -> str:
+        return f"{self._prefix}{id_}"
 
     async def _loaded(self, flight: Flight, load: Callable[[], Awaitable[V]]) -> V:
         """Load, in one's turn, and not before those who ask at the same moment have joined."""
@@ -207,10 +233,10 @@ class Cache(Generic[V]):
         return bool(accepted)
 
 
-def _give_back(session: Session, key: str, lease: bytes) -> None:
+def _give_back(session: Session, key: str, token: str) -> None:
     """Have a lease removed, and wait for nothing: if it is not, it runs out. EVAL, for the script may be new there."""
     with suppress(*_WITHOUT):
-        answer = session.connection.call("EVAL", _FILL.text, 1, key, lease, b"", 0)
+        answer = session.connection.call("EVAL", _GIVE_BACK.text, 1, key, token)
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 

@@ -8,7 +8,7 @@ change. Otherwise he looks again; the next load has not begun by then, and serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,11 @@ class Flights:
         """Return the load of this that is under way."""
         return self._under_way.get(key)
 
+    def part(self, keys: Iterable[str]) -> None:
+        """Have who asks for these from now on share nothing with who has asked before."""
+        for key in keys:
+            self._under_way.pop(key, None)
+
     @contextmanager
     def leading(self, key: str) -> Iterator[Flight]:
         """Be who loads it. The block lands the flight, or it fails with what the block raises."""
@@ -65,4 +70,5 @@ class Flights:
             flight.fail(error)
             raise
         finally:
-            del self._under_way[key]
+            if self._under_way.get(key) is flight:
+                del self._under_way[key]

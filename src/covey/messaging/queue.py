@@ -82,7 +82,7 @@ class Queue(Generic[J]):
         return added == 1
 
     async def dead(self, work: Work, limit: int = 100) -> list[DeadJob]:
-        """Return jobs that are not tried any more, the oldest first."""
+        """Return at most so many jobs that are not tried any more, the oldest first."""
         return await self.store(work).dead(limit)
 
     async def replay(self, work: Work, id: str) -> bool:

@@ -128,7 +128,9 @@ class QueueStore:
         await self._valkey.run(_FAIL, self._keys, worker, taken.entry, taken.id, "back", 0, "")
 
     async def dead(self, limit: int) -> list[DeadJob]:
-        """Return dead jobs, the oldest first."""
+        """Return at most so many dead jobs, the oldest first."""
+        if limit < 1:
+            return []  # to ZRANGE -1 is the last
         found = await self._valkey.call("ZRANGE", self._dead, 0, limit - 1, "WITHSCORES")
         if not found:
             return []
