@@ -30,6 +30,8 @@ ShipmentId = NewType("ShipmentId", UUID)
 
 MAX_LINES = 50
 MAX_QUANTITY = 1_000
+MAX_REFUSED_RETURNS = 20
+"""A return that was refused may be asked for again, but not for ever: all of an order's are read each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +205,14 @@ def take_back(
 ) -> Return:
     """Accept a return of so many pieces (None: of all that are left), at the prices that were paid for them.
 
-    `returns` are all that there are of this order. Raises Conflict when the order is not confirmed, and when more is
-    wanted than was ordered and is neither back nor on its way; Invalid for products that are not in the order, naming
-    each line.
+    `returns` are all that there are of this order. Raises Conflict when the order is not confirmed, when it has too
+    many that were refused, and when more is wanted than was ordered and is neither back nor on its way; Invalid for
+    products that are not in the order, naming each line.
     """
     if not isinstance(order.state, Confirmed):
         raise Conflict(f"order {order.id} is {status_of(order.state)}, and only a confirmed one can be returned")
+    if sum(isinstance(one.state, ReturnRefused) for one in returns) >= MAX_REFUSED_RETURNS:
+        raise Conflict(f"order {order.id}: {MAX_REFUSED_RETURNS} returns were refused; ask customer service")
     left = _left(order, returns)
     if wanted is None:
         wanted = [Wanted(product_id, quantity) for product_id, quantity in left.items() if quantity]

@@ -170,6 +170,15 @@ def test_no_more_is_returned_than_was_ordered_and_is_not_on_its_way_back() -> No
             returned(order, Wanted(TEAPOT.id, 1), Wanted(MUG.id, 2), before=(before,))
 
 
+def test_a_return_is_not_asked_for_again_for_ever() -> None:
+    order = bought()
+    refused = [refuse_return(returned(order), "nothing was shipped") for _ in range(20)]
+
+    assert returned(order, before=tuple(refused[1:]))
+    with pytest.raises(Conflict, match="20 returns were refused"):
+        returned(order, before=tuple(refused))
+
+
 def test_a_return_that_was_refused_claims_nothing() -> None:
     order = bought()
     first = refuse_return(returned(order), "nothing was shipped")
