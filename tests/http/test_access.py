@@ -187,7 +187,7 @@ async def test_a_websocket_is_closed_to_who_is_not_known(make: Make) -> None:
         await socket.accept()
         await socket.close()
 
-    async def talk(headers: dict[str, str]) -> list[tuple[str, int | None]]:
+    async def talk(headers: dict[str, str], path: str = "/live") -> list[tuple[str, int | None]]:
         sent: list[Any] = []
 
         async def receive() -> Any:
@@ -196,11 +196,12 @@ async def test_a_websocket_is_closed_to_who_is_not_known(make: Make) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {**scope_of("GET", "/live", headers), "type": "websocket", "subprotocols": []}
+        scope = {**scope_of("GET", path, headers), "type": "websocket", "subprotocols": []}
         await make(api)(scope, receive, send)
         return [(message["type"], message.get("code")) for message in sent]
 
     assert await talk({}) == [("websocket.close", 1008)]
+    assert await talk({}, "/nowhere") == [("websocket.close", 1008)]
     assert (await talk(bearer("user:7")))[0] == ("websocket.accept", None)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -107,7 +108,7 @@ class Edge:
             with context.use(Exchange(scope, send, headers).context):
                 try:
                     await self._app(scope, receive, send)
-                except (Unauthenticated, Forbidden):
+                except (Unauthenticated, Forbidden, HTTPException):  # an address that there is not, too
                     await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)

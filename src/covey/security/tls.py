@@ -2,7 +2,8 @@
 
 Each end shows a certificate, and believes one that an authority of the system has signed. What goes in plaintext can be
 read and changed by whoever is on the way, tokens and all, so only loopback is trusted without: a service that would
-listen or call beyond it does not start, unless it is told that something else, a mesh say, encrypts there.
+listen for gRPC or call over it beyond that does not start, unless it is told that something else, a mesh say, encrypts
+there. HTTP is plaintext: what encrypts it stands in front of the service.
 """
 
 from __future__ import annotations
