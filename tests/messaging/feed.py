@@ -21,6 +21,14 @@ from covey.work.unit_of_work import Work
 
 PATIENCE = timedelta(seconds=20)
 
+_WAITED = """
+CREATE TABLE waited (key text);
+CREATE FUNCTION waits() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN INSERT INTO waited VALUES (NEW.key); RETURN NULL; END';
+CREATE TRIGGER waits AFTER INSERT OR UPDATE ON covey.hold
+    FOR EACH ROW WHEN (NEW.state = 'waiting') EXECUTE FUNCTION waits();
+"""
+
 
 class Added(Event, type="feed.added.v1", key="name"):
     """What the shop reads of `feed`."""
@@ -114,6 +122,18 @@ async def holds(shop: Replica) -> dict[str, tuple[str, int, str | None]]:
     """Return for each key that does not move its state, attempts and error."""
     rows = await shop.fetch("SELECT key, state, attempts, error FROM covey.hold")
     return {row["key"]: (row["state"], row["attempts"], row["error"]) for row in rows}
+
+
+async def remember_who_waits(url: str) -> None:
+    """Have a database remember which keys were held to wait, however shortly: see `have_waited`."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(_WAITED)
+    await connection.close()
+
+
+async def have_waited(shop: Replica) -> set[str]:
+    """Return the keys that were held to wait since `remember_who_waits`."""
+    return {row["key"] for row in await shop.fetch("SELECT key FROM waited")}
 
 
 async def dead(shop: Replica, count: int = 1) -> dict[str, str]:

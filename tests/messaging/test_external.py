@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from covey.database.pool import Connection, Database, PoolOptions
 from covey.errors import DependencyUnavailable
 from covey.ids import new_id
-from covey.message import Reply
+from covey.message import Event, Reply
 from covey.messaging.brokers.memory import MemoryBroker
 from covey.messaging.call import GRACE
 from covey.messaging.options import OWNERS
@@ -22,8 +22,20 @@ from covey.messaging.router import Router
 from covey.testing.cable import Cable
 from covey.testing.eventually import eventually
 from covey.testing.replica import Replica, ReplicaOptions, replica
+from covey.work.outbox import MAX_KEYS
 from covey.work.unit_of_work import Work
-from tests.messaging.feed import Feed, dead, handled, holds, keeping, settled
+from tests.messaging.feed import (
+    Feed,
+    dead,
+    effects,
+    handled,
+    have_waited,
+    holds,
+    keeping,
+    remember_who_waits,
+    settled,
+    unhandled,
+)
 from tests.messaging.outside import Charge, Provider, charge, quick
 
 _OPEN_TRANSACTIONS = """
@@ -38,6 +50,21 @@ CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON covey.hold DEFERRABLE INITIALLY D
     FOR EACH ROW EXECUTE FUNCTION wait_for_gate();
 """
 
+_SUSPECT = """
+INSERT INTO covey.hold (key, lane, state, until, attempts, crashes, position)
+    SELECT key, lane, 'waiting', clock_timestamp(), 0, 2, position FROM covey.inbox_pending;
+WITH aside AS (DELETE FROM covey.inbox_pending RETURNING key, position) INSERT INTO covey.inbox_held TABLE aside;
+"""
+
+
+class Noted(Event, type="shop.noted.v1", key="name"):
+    name: str
+
+
+class Counted(Event, type="feed.counted.v1", key="name"):
+    name: str
+    n: int
+
 
 @pytest.fixture
 def provider() -> Provider:
@@ -50,6 +77,16 @@ async def shop(memory_broker: MemoryBroker, shop_url: str, provider: Provider) -
     """One replica with this provider."""
     async with replica("shop", shop_url, memory_broker, [provider.router()], options=quick()) as running:
         yield running
+
+
+async def stored(broker: MemoryBroker, url: str, routers: Sequence[Router], count: int) -> None:
+    """Have so many messages of what was published stored, and none handled."""
+    async with replica("shop", url, broker, routers, options=quick(workers=0)) as shop:
+
+        async def all_of_them() -> bool:
+            return await unhandled(shop) == count
+
+        await eventually(all_of_them)
 
 
 async def replies(shop: Replica) -> list[str]:
@@ -216,6 +253,97 @@ class TestACall:
         assert len(bodies) == 1
         ids = await shop.fetch("SELECT DISTINCT id FROM covey.outbox")
         assert len(ids) == 3
+
+
+async def defers_what_fails(command: Charge, work: Work) -> None:
+    """Do what the database refuses when the turn ends."""
+    work.defer("SELECT 1 / $1::int", command.n)
+
+
+async def hides_a_failure(command: Charge, work: Work) -> None:
+    """Do what makes a rollback of the turn's commit."""
+    if command.n == 0:
+        with suppress(Exception):
+            await work.execute("SELECT 1 / 0")
+
+
+async def publishes_too_much(command: Charge, work: Work) -> None:
+    """Do what covey refuses when the turn ends."""
+    if command.n == 0:
+        for n in range(MAX_KEYS + 1):
+            work.publish(Noted(name=f"key {n}"))
+
+
+class TestAnIntent:
+    @pytest.mark.parametrize("fault", [defers_what_fails, hides_a_failure, publishes_too_much])
+    async def test_whose_error_comes_only_at_the_end_of_the_transaction_is_found(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed, fault: Callable[[Charge, Work], Awaitable[None]]
+    ) -> None:
+        """It is the first of what waits, so that no turn is without it."""
+
+        tries = list[int]()
+
+        class Faulty(Provider):
+            async def intend(self, message: Charge, work: Work) -> str | Reply:
+                tries.append(message.n)
+                await fault(message, work)
+                return await super().intend(message, work)
+
+        provider = Faulty()
+        routers = [provider.router(), keeping()]
+        await remember_who_waits(shop_url)
+        await feed.publish([charge("bad", 0), charge("good", 100)])
+        await stored(memory_broker, shop_url, routers, 2)
+        await feed.publish([feed.envelope(f"key {n}", n) for n in range(8)])
+        await stored(memory_broker, shop_url, routers, 10)
+        async with replica("shop", shop_url, memory_broker, routers, options=quick(workers=1)) as shop:
+            await handled(shop, 9)
+
+            assert set(await dead(shop)) == {"bad"}
+            assert sorted(await effects(shop)) == [*range(8), 100]
+            assert [n for n, _ in provider.calls] == [100]
+            assert await unhandled(shop) == 1
+            assert await have_waited(shop) == {"bad"}
+            assert tries.count(0) < 5 + 8, "its neighbours were suspected one after the other"
+
+    async def test_whose_error_comes_only_at_the_end_is_found_where_its_process_may_have_died_of_it(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """A suspect is handled alone, by a role that must outlive it."""
+
+        class Faulty(Provider):
+            async def intend(self, message: Charge, work: Work) -> str | Reply:
+                await defers_what_fails(message, work)
+                return await super().intend(message, work)
+
+        await feed.publish([charge("bad", 0)])
+        await stored(memory_broker, shop_url, [Faulty().router()], 1)
+        async with Database.open(shop_url) as database, database.acquire() as connection:
+            await connection.execute(_SUSPECT)
+        async with replica("shop", shop_url, memory_broker, [Faulty().router()], options=quick()) as shop:
+            assert "division by zero" in (await dead(shop))["bad"]
+
+    async def test_that_fails_with_its_turn_keeps_no_place_from_those_of_the_next(
+        self, memory_broker: MemoryBroker, shop_url: str, feed: Feed
+    ) -> None:
+        """None of them waits for a place: there is one for each."""
+        router = keeping()
+
+        @router.on(Counted)
+        async def handle(message: Counted, work: Work) -> None:
+            work.defer("SELECT 1 / $1::int", message.n)
+
+        routers = [Provider().router(), router]
+        await remember_who_waits(shop_url)
+        await feed.publish([charge(f"cart {n}", n) for n in range(8)])
+        await feed.publish([feed.envelope("bad", 0, type="feed.counted.v1")])
+        await stored(memory_broker, shop_url, routers, 9)
+        options = quick(workers=1, calls=8)
+        async with replica("shop", shop_url, memory_broker, routers, options=options) as shop:
+            await handled(shop, 8)
+            await dead(shop)
+
+            assert await have_waited(shop) == {"bad"}
 
 
 class TestTheBulkhead:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from covey.database.pool import Connection
+from covey.errors import CoveyError, DatabaseUnavailable
 from covey.messaging.call import Call
 from covey.messaging.delivery import Delivery
 from covey.messaging.external import Calls
@@ -29,6 +30,11 @@ class Batch:
     calls: list[Call] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     begun: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def ran(self) -> bool:
+        """Tell whether the code of any message has come to its end: what the turn then fails with may be its doing."""
+        return bool(self.handled or self.calls)
 
     def park(self, failure: Failure) -> None:
         """Let the key of a message that failed wait, or hold it for good."""
@@ -73,12 +79,13 @@ class Ends:
         await roll_back(connection)
 
     async def commit(self, batch: Batch) -> None:
-        """Write what is left and commit. If that fails the keys of its calls may be held for calls that never begin."""
+        """Write what is left and commit. If nobody knows of that, keys may be held for calls that never begin."""
         try:
             await batch.work.finish()
-        except BaseException:
-            for call in batch.calls:
-                self._calls.forgo(call)
+        except BaseException as error:
+            if not _is_undone(error):
+                for call in batch.calls:
+                    self._calls.forgo(call)
             raise
 
     def after_commit(self, batch: Batch) -> None:
@@ -89,6 +96,11 @@ class Ends:
             self._observation.parked(failure.delivery, failure.error, failure.dead, failure.attempts)
         self._calls.give_back(batch.places)
         batch.begun = [self._calls.start(call) for call in batch.calls]
+
+
+def _is_undone(error: BaseException) -> bool:
+    """Tell whether a commit that ended so has certainly not happened: PostgreSQL, or covey before it, has refused."""
+    return isinstance(error, CoveyError) and not isinstance(error, DatabaseUnavailable)
 
 
 def take_off(work: Work, delivery: Delivery) -> None:

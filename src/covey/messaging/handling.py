@@ -82,7 +82,7 @@ class Handling:
             except Contention:
                 raise
             except Exception as error:
-                if isinstance(error, TransactionAborted) and batch.handled:
+                if isinstance(error, TransactionAborted) and batch.ran:
                     raise  # one of those before it hid the failure of its statement
                 if connection.is_closed():
                     if len(self._lost) >= _MOST_SUSPECTS:

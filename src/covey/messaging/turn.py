@@ -198,7 +198,7 @@ class Turns:
         self, error: BaseException, connection: Connection, batch: Batch, failures: dict[str, Failure]
     ) -> bool:
         """An error at the end of a turn has no culprit: look for it one message at a time. True: try again."""
-        if not isinstance(error, Exception) or connection.is_closed() or not batch.handled:
+        if not isinstance(error, Exception) or connection.is_closed() or not batch.ran:
             return False
         if len(batch.deliveries) == 1:
             self._blame(batch.deliveries[0], error, failures)
