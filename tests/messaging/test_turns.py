@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
 import pytest
 
-from covey.database.pool import Database
+from covey.database.pool import Database, PoolOptions
 from covey.errors import Contention, DatabaseUnavailable, DependencyUnavailable
 from covey.message import Event
 from covey.messaging.brokers.memory import MemoryBroker
@@ -25,9 +25,11 @@ from tests.messaging.feed import (
     dead,
     effects,
     handled,
+    have_waited,
     holds,
     keep,
     keeping,
+    remember_who_waits,
     settled,
     unhandled,
 )
@@ -465,6 +467,14 @@ def test_pauses_double_up_to_their_cap_and_are_never_the_same_for_all() -> None:
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
 
 
+def test_a_turn_and_a_last_handler_are_over_before_postgresql_cuts_them() -> None:
+    assert MessagingOptions().turn(PoolOptions().idle_in_transaction_timeout) == timedelta(seconds=1)
+    for idle, handler in ((10, 8), (2, 1.5), (60, 1), (5, 5), (1, 8)):
+        turn = MessagingOptions(handler_timeout=timedelta(seconds=handler)).turn(timedelta(seconds=idle))
+        assert timedelta(0) <= turn <= timedelta(seconds=1)
+        assert turn == timedelta(0) or turn.total_seconds() + handler < idle
+
+
 class TestBatches:
     async def test_that_together_publish_too_many_keys_are_cut_not_retried(
         self, memory_broker: MemoryBroker, feed: Feed, shop_url: str
@@ -485,6 +495,80 @@ class TestBatches:
 
             assert await shop.fetchval("SELECT count(*) FROM covey.outbox") == 2_400
             assert len(runs) == 40
+
+    @pytest.mark.parametrize("held", [False, True], ids=["ready", "behind a hold"])
+    async def test_that_leave_postgresql_waiting_are_cut_before_it_cuts_them(
+        self, memory_broker: MemoryBroker, feed: Feed, shop_url: str, held: bool
+    ) -> None:
+        """Each handler is short; together they do nothing that PostgreSQL sees for four times as long as it bears."""
+        router, tries = Router(), list[int]()
+
+        @router.on(Added)
+        async def handle(message: Added, work: Work) -> None:
+            tries.append(message.n)
+            if held and len(tries) == 1:
+                raise ValueError("once")
+            await asyncio.sleep(0.05)
+            work.defer("INSERT INTO effect (key, n) VALUES ($1, $2)", message.name, message.n)
+
+        options = ReplicaOptions(
+            messaging=quick(workers=1, handler_timeout=timedelta(milliseconds=250)).messaging,
+            pool=PoolOptions(idle_in_transaction_timeout=timedelta(milliseconds=500)),
+        )
+        keys = 1 if held else 5
+        await feed.publish([feed.envelope(f"key {n % keys}", n) for n in range(40)])
+        async with replica("shop", shop_url, memory_broker, [router], options=options) as shop:
+            await handled(shop, 40)
+            await settled(shop)
+
+            for key in range(keys):
+                assert await effects(shop, f"key {key}") == list(range(key, 40, keys))
+            assert len(tries) < 60, "they were all tried in vain before"
+
+    @pytest.mark.parametrize("hidden", [False, True], ids=["at the end", "and hides it"])
+    async def test_of_which_one_always_loses_the_connection_stop_nobody_else(
+        self, memory_broker: MemoryBroker, feed: Feed, shop_url: str, hidden: bool
+    ) -> None:
+        router, end = Router(), "SELECT pg_terminate_backend(pg_backend_pid())"
+
+        @router.on(Added)
+        async def handle(message: Added, work: Work) -> None:
+            await keep(message, work)
+            if message.name == "bad" and hidden:
+                with suppress(DatabaseUnavailable):
+                    await work.execute(end)
+            elif message.name == "bad":
+                work.defer(end)
+
+        await remember_who_waits(shop_url)
+        await feed.publish([feed.envelope(key, n) for n in range(4) for key in ("bad", "a", "b", "c")])
+        async with replica("shop", shop_url, memory_broker, [router], options=quick(workers=1)) as shop:
+            await handled(shop, 12)
+            await eventually(lambda: _waits(shop, "bad"), PATIENCE)
+
+            assert await effects(shop, "bad") == []
+            assert await have_waited(shop) == {"bad"}
+
+    async def test_a_connection_that_is_lost_at_the_end_is_nobodys_fault(
+        self, memory_broker: MemoryBroker, feed: Feed, shop_url: str
+    ) -> None:
+        """It was PostgreSQL's, which has restarted: twice, with the same messages in hand."""
+        router, ends = Router(), list[int]()
+
+        @router.on(Added)
+        async def handle(message: Added, work: Work) -> None:
+            await keep(message, work)
+            if len(ends) < 2:
+                ends.append(message.n)
+                work.defer("SELECT pg_terminate_backend(pg_backend_pid())")
+
+        await remember_who_waits(shop_url)
+        await feed.publish([feed.envelope(f"key {n}", n) for n in range(10)])
+        async with replica("shop", shop_url, memory_broker, [router], options=quick(workers=1)) as shop:
+            await handled(shop, 10)
+            await settled(shop)
+
+            assert await have_waited(shop) == set()
 
     async def test_a_lost_connection_is_nobodys_fault(
         self, memory_broker: MemoryBroker, feed: Feed, shop_url: str
@@ -560,6 +644,13 @@ class TestBatches:
 
             assert await effects(shop) == [n for n in range(6) for _ in (0, 1)]
             assert await shop.fetchval("SELECT count(*) FROM covey.outbox") == 6
+
+
+async def _waits(shop: Replica, key: str) -> bool:
+    state, attempts, error = (await holds(shop))[key]
+    assert state == "waiting" and attempts > 0
+    assert "connections were lost" in (error or "")
+    return True
 
 
 async def test_a_handlers_own_plans_are_not_the_queues(memory_broker: MemoryBroker, feed: Feed, shop_url: str) -> None:

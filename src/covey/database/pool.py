@@ -119,6 +119,11 @@ class Database:
         """Return how many pooled connections are open, and how many of these are idle."""
         return self._pool.usage
 
+    @property
+    def idle_in_transaction_timeout(self) -> timedelta:
+        """Return for how long a transaction may do nothing: then PostgreSQL ends its session."""
+        return self._options.idle_in_transaction_timeout
+
     def observe(self, metrics: Metrics) -> None:
         """Show the pool: its size, what of it is open, in use and idle, who waits, for how long, and in vain."""
         pool, size = self._pool, float(self._options.size)

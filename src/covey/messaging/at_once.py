@@ -64,7 +64,7 @@ class AtOnce:
         try:
             await self._handling.all_of(connection, batch, {}, leave_it)
             if len(batch.handled) != len(batch.deliveries):
-                raise Contention("the turn has too much to publish")
+                raise Contention("the turn has too much to publish, or takes too long")
             await batch.work.finish(alone)
         except BaseException as error:
             self._careful.add(received.stream)

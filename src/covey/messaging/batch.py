@@ -20,11 +20,15 @@ from covey.work.unit_of_work import Work, roll_back
 
 @dataclass(slots=True)
 class Batch:
-    """What one attempt at a turn has done so far. `aside` are the keys that are now held."""
+    """What one attempt at a turn has done so far. `aside` are the keys that are now held.
+
+    It is `given` when each message has been given to its code, or left: what fails from then on fails at the end.
+    """
 
     work: Work
     deliveries: list[Delivery] = field(default_factory=list)
     handled: list[Delivery] = field(default_factory=list)
+    given: bool = False
     places: int = 0
     aside: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)

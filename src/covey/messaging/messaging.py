@@ -72,7 +72,10 @@ class Messaging:
         recording = Recording(self.transactions, options)
         self._calls = Calls(recording, options, self.observation, self.wake, lambda: self._roles.alive)
         resources = self.transactions.resources
-        turns = Turns(service, router, clock, options, owner, self._calls, self.committed, self.observation, resources)
+        longest = options.turn(database.idle_in_transaction_timeout)
+        turns = Turns(
+            service, router, clock, options, longest, owner, self._calls, self.committed, self.observation, resources
+        )
         self._workers = [Worker(database, turns, options, self.wake) for _ in range(options.workers)]
         streams = subscriptions(router, service)
         own: dict[str, Role] = {"relay": self._relay.run, "recovery": Recovery(database, turns, options, self.wake).run}

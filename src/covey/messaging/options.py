@@ -11,13 +11,16 @@ LANES = 0x434F01  # one for each lane, held for a turn
 ROLES = 0x434F02  # one for each role, held by the replica that has it
 OWNERS = 0x434F03  # one for each process, held while it lives
 
+LONGEST_TURN = timedelta(seconds=1)
+"""After this no turn begins a further handler: beside it a commit costs nothing, and others wait for its lanes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MessagingOptions:
     """How much at once, and how patiently. The defaults suit a service with two cores and short handlers.
 
     `handler_timeout` bounds one handler and must be shorter than the pool's `idle_in_transaction_timeout`, which would
-    cut the connection of its whole batch.
+    cut the connection of its whole batch: where it is not, each message has a turn of its own.
     """
 
     workers: int = 2
@@ -35,3 +38,11 @@ class MessagingOptions:
         """Return how long to wait after that many failures: exponential, capped, half of it jitter."""
         full: timedelta = min(self.backoff * 2 ** min(attempts - 1, 20), self.backoff_cap)
         return full * random.uniform(0.5, 1.0)
+
+    def turn(self, idle: timedelta) -> timedelta:
+        """Return for how long a turn begins further handlers, when PostgreSQL cuts one that is `idle` for so long.
+
+        Handlers that only defer and publish send it nothing from the first to the last. One that begins in the last
+        moment has all its own time, and half of what is left beyond that is for the machine to be slow in.
+        """
+        return max(timedelta(0), min(LONGEST_TURN, (idle - self.handler_timeout) / 2))

@@ -45,7 +45,7 @@ _RECEIVE = f"SELECT * FROM covey.receive({', '.join(f'${n}' for n in range(1, 17
 
 
 class Turns:
-    """Runs turns for one service. Each connection belongs to one runner at a time."""
+    """Runs turns for one service, which begin no handler after `longest`. A connection has one runner at a time."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Turns:
         router: Router,
         clock: Clock,
         options: MessagingOptions,
+        longest: timedelta,
         owner: int,
         calls: Calls,
         committed: Callable[[Work], None],
@@ -67,7 +68,7 @@ class Turns:
         self._observation = observation
         self._ends = Ends(calls, committed, observation)
         dispatch = Dispatch(service, router, clock, owner, calls)
-        self._handling = Handling(router, dispatch, options, observation)
+        self._handling = Handling(router, dispatch, options, longest, observation)
         self._at_once = AtOnce(service, router, clock, self._handling, self._ends, resources)
         self._cautious = 0
 
@@ -197,14 +198,21 @@ class Turns:
     def _nobody_to_blame(
         self, error: BaseException, connection: Connection, batch: Batch, failures: dict[str, Failure]
     ) -> bool:
-        """An error at the end of a turn has no culprit: look for it one message at a time. True: try again."""
-        if not isinstance(error, Exception) or connection.is_closed() or not batch.ran:
+        """An error at the end of a turn has no culprit: look for it one message at a time. True: try again.
+
+        So has a connection that is lost there. Once that is PostgreSQL's doing and nobody's fault; a message that is
+        alone in hand each time is to blame in the end.
+        """
+        lost = connection.is_closed()
+        if not isinstance(error, Exception) or not batch.ran or (lost and not batch.given):
             return False
-        if len(batch.deliveries) == 1:
-            self._blame(batch.deliveries[0], error, failures)
-        else:
+        if len(batch.deliveries) > 1:
             self._cautious = len(batch.deliveries)
-        return True
+        elif lost:
+            self._handling.count_lost(batch.deliveries[0])
+        else:
+            self._blame(batch.deliveries[0], error, failures)
+        return not lost
 
     def _blame(self, delivery: Delivery, error: Exception, failures: dict[str, Failure]) -> None:
         failures[delivery.envelope.key] = self._handling.blame(delivery, error)
