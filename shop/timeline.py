@@ -94,9 +94,7 @@ async def _order(connection: Any, order_id: UUID) -> list[Moment]:
     if row["cancelling_at"]:
         rows.append((row["cancelling_at"], f"cancellation asked for: {row['cancelling']}"))
     if row["settled_at"]:
-        rows.append(
-            (row["settled_at"], f"order {row['status']}" + (f": {row['reason']}" if row["reason"] else ""))
-        )
+        rows.append((row["settled_at"], f"order {row['status']}" + (f": {row['reason']}" if row["reason"] else "")))
     returns = await connection.fetch("SELECT * FROM order_return WHERE order_id = $1", order_id)
     for one in returns:
         rows.append((one["requested_at"], f"return requested, {one['amount'] / 100:.2f} {one['currency']}"))

@@ -23,6 +23,7 @@ WORKER = """
 import asyncio, os, sys
 from datetime import timedelta
 from pydantic import BaseModel
+from covey.clock import Grace
 from covey.database.pool import Database
 from covey.messaging.queue import Queue
 from covey.messaging.queue_options import QueueOptions

@@ -125,7 +125,8 @@ async def test_a_saga_that_has_not_ended_moves_by_itself_if_nothing_comes(
 
 async def _disturb(work: Work, asked: dict[UUID, list[UUID]], chance: random.Random) -> None:
     """Have several things come to each of some sagas at once; what it was ever asked for may be answered again."""
-    rows = await work.fetch("SELECT id, waiting FROM covey.saga WHERE ended_at IS NULL")
+    # Locked, as the timers do it: or what one waits for would be another thing by the time its deadline is taken.
+    rows = await work.fetch("SELECT id, waiting FROM covey.saga WHERE ended_at IS NULL ORDER BY id FOR UPDATE")
     waiting = {row["id"]: row["waiting"] for row in rows}
     for saga_id, waited_for in asked.items():
         now = waiting[saga_id]

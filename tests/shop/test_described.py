@@ -52,7 +52,7 @@ REFUSALS = ["2xx", "3xx", "401", "403", "404", "409", "412", "428", "429", "5xx"
 """What may be answered to a request that is as the document asks. Beyond what Schemathesis takes for granted: no
 schema says which ETag is current.
 """
-OF_THE_WRONG = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429", "5xx"]
+OF_THE_WRONG = ["400", "401", "403", "404", "405", "406", "409", "412", "414", "415", "422", "428", "429", "5xx"]
 """What may be answered to a request that is not as the document asks: 412 besides, for a patch is applied to a state,
 and which that is comes first.
 """

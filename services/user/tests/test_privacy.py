@@ -39,11 +39,13 @@ async def do_everything(http: aiohttp.ClientSession) -> None:
         ("POST", "/api/v1/users/announcements", {}, 202),
         ("GET", f"/api/v1/users/{ADA['email']}", None, 422),
         ("GET", path, None, 200),
-        ("DELETE", path, None, 204),
+        ("DELETE", path, None, 412),
     ]
     for method, target, body, expected in attempts:
         async with http.request(method, target, json=body, headers={"If-Match": '"1"'}) as response:
             assert response.status == expected, (method, target)
+    async with http.delete(path) as response:
+        assert response.status == 204
 
 
 async def test_no_canary_is_found_in_logs_spans_and_metrics(

@@ -47,8 +47,8 @@ UNMATCHED = "unmatched"
 MORE = "covey.more_headers"
 """Where the scope of a request has what is to be in the head of its answer, whatever the answer is."""
 
-MOST_QUERY_BYTES = 8_192
-"""What is read before anybody is known, and not shed, is short. A cursor has at most a quarter of it."""
+MOST_QUERY_BYTES = 16_384
+"""What is read before anybody is known, and not shed, is short: this is twice as long as 200 ids."""
 
 _TEMPLATE = "covey.route"
 _ANY_PATH = re.compile("")
