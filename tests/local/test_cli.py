@@ -490,7 +490,7 @@ def test_migrate_works_on_a_system_that_is_not_up(covey: Covey) -> None:
     second = covey("migrate", environment=os.environ)
     assert second.ends() == 0
 
-    assert "alpha: covey:0001, covey:0002, covey:0003, service:0001" in first.shown
+    assert "alpha: covey:0001, covey:0002, covey:0003, covey:0004, service:0001" in first.shown
     assert second.shown == "alpha: nothing to do\nbeta: nothing to do\n"
 
 

@@ -30,6 +30,9 @@ class Topic:
     kind: Kind
     name: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.name}" if self.name else self.kind
+
     def matches(self, envelope: Envelope) -> bool:
         """Tell whether this topic holds the message."""
         return self.kind == envelope.kind and self.name in ("", name_of(envelope.type))

@@ -12,7 +12,7 @@ from covey.messaging.batch import Batch
 from covey.messaging.call import Call
 from covey.messaging.delivery import UNREADABLE, Delivery
 from covey.messaging.external import Calls
-from covey.messaging.failure import Dead, parse
+from covey.messaging.failure import ELSEWHERE, Dead, NotHere, parse
 from covey.messaging.router import (
     Engine,
     External,
@@ -25,7 +25,13 @@ from covey.messaging.router import (
     is_command,
 )
 from covey.work.inbox import REPLY_TO
+from covey.work.unit_of_work import Work
 
+# A process that does not say what it handles may handle anything.
+_HANDLED_ELSEWHERE = """
+SELECT EXISTS (SELECT FROM covey.process WHERE owner <> $1 AND (handles IS NULL OR $2 = ANY (handles)))
+    OR EXISTS (SELECT FROM covey.handled_lately WHERE type = $2 AND until > clock_timestamp())
+"""
 _EXPIRED = """
 INSERT INTO covey.dead_letter_log (position, message_id, key, what, reason)
 VALUES ($1, $2, $3, 'expired', 'its deadline has passed: nobody waits for it any more')
@@ -41,6 +47,19 @@ class Dispatch:
         self._answers = Answers(service, clock)
         self._owner = owner
         self._calls = calls
+
+    async def elsewhere(self, delivery: Delivery, work: Work) -> NotHere | None:
+        """Say so when this process does not know the type of a message, and another one does that lives, or has died
+        less than a minute ago. While a deployment rolls, that is the version which has brought the type, or still has
+        it.
+        """
+        message_type = delivery.envelope.type
+        if message_type in self._table or delivery.expired:
+            return None
+        if not await work.fetchval(_HANDLED_ELSEWHERE, self._owner, message_type):
+            return None
+        said = f"another process of {self._service} handles {message_type}, and this one does not"
+        return NotHere(said, retry_after=ELSEWHERE)
 
     async def give(self, batch: Batch, delivery: Delivery) -> None:
         """Have a message handled, or its key held while the outside is called for it."""

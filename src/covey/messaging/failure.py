@@ -15,6 +15,9 @@ from covey.messaging.options import MessagingOptions
 from covey.messaging.storable import clean
 from covey.telemetry.redaction import text_of
 
+ELSEWHERE = timedelta(milliseconds=500)
+"""After so long a message that this replica cannot handle is there for any replica again."""
+
 
 class Dead(Exception):
     """This message can never be handled as it is; the text says why."""

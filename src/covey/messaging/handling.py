@@ -62,6 +62,8 @@ class Handling:
             elif failure is not None and failure.delivery.envelope.id == delivery.envelope.id:
                 # The place in the inbox is of this attempt: the other one was rolled back.
                 batch.park(replace(failure, delivery=delivery))
+            elif not_here := await self._dispatch.elsewhere(delivery, batch.work):
+                batch.park(self.blame(delivery, not_here))  # nothing was done for it that is to be rolled back
             else:
                 await self._one(connection, batch, delivery)
         batch.given = True

@@ -2,7 +2,8 @@
 
 One replica has this role for a stream. There are no acknowledgements: after a crash, a lost connection or a gap
 it reads on from the stored position, so the broker never redelivers and order is never disturbed. A reader that
-was overtaken finds the position moved and stores nothing (H9). What the inbox knows already is dropped (H4).
+was overtaken finds the position moved and stores nothing (H9). What the inbox knows already is dropped (H4). Topics
+that lag behind, because a version had the role that does not handle them, are read first (H12).
 """
 
 from __future__ import annotations
@@ -13,27 +14,35 @@ import random
 import time
 from collections.abc import Callable, Collection
 
+import orjson
 import structlog
 
 from covey.database.errors import translated
 from covey.database.pool import Connection, Database
-from covey.errors import CoveyError, HistoryLost
+from covey.errors import CoveyError, Fenced, HistoryLost
 from covey.messaging.broker import Broker, Entry, Reader, Topic
 from covey.messaging.delivery import Received
 from covey.messaging.observation import Observation
 from covey.messaging.options import MessagingOptions
+from covey.messaging.position import Position
 from covey.messaging.storable import storable
 from covey.messaging.turn import Turns
 
-_POSITION = """
-WITH new AS (INSERT INTO covey.ingest (stream, sequence) VALUES ($1, 0) ON CONFLICT DO NOTHING RETURNING sequence)
-SELECT sequence FROM new UNION ALL SELECT sequence FROM covey.ingest WHERE stream = $1
+_APPEAR = "INSERT INTO covey.ingest (stream, sequence) VALUES ($1, 0) ON CONFLICT DO NOTHING"
+_POSITION = "SELECT sequence, topics, others FROM covey.ingest WHERE stream = $1"
+# For which topics this session moves the position: for others it cannot.
+_SAY = "SELECT set_config('covey.topics', $1, false)"
+_TAKE_UP = """
+UPDATE covey.ingest SET sequence = $2, topics = $3, others = $4
+WHERE stream = $1 AND sequence = $5 AND topics = $6 AND others = $7
 """
 # Only while nothing of it was read: so an operator who sets the position back accepts the stream that is there.
 _BEGIN = "UPDATE covey.ingest SET incarnation = $2 WHERE stream = $1 AND sequence = 0"
 _INCARNATION = "SELECT incarnation FROM covey.ingest WHERE stream = $1"
 
 IDLE_SECONDS = 10.0
+BEHIND_SECONDS = 0.1
+"""So long to wait for a message of a topic that lags behind: others wait for it, and there may be none."""
 TURN_SECONDS = 1.0
 """So long a turn may keep the stream's next messages from being stored; then it is rolled back and left to workers."""
 LONG_TURN_SECONDS = 0.25
@@ -44,7 +53,7 @@ log = structlog.get_logger("covey.messaging")
 
 
 class Ingest:
-    """Reads one stream for one service. A service new to a stream begins with the oldest message held (H12)."""
+    """Reads one stream for one service. A stream or topic that is new to it begins with the oldest message (H12)."""
 
     def __init__(
         self,
@@ -60,7 +69,7 @@ class Ingest:
         self._database = database
         self._broker = broker
         self.stream = stream
-        self._topics = topics
+        self._topics = {str(topic): topic for topic in topics}
         self._options = options
         self._observation = observation
         self._turns = turns
@@ -96,51 +105,80 @@ class Ingest:
     async def _store_all(self) -> None:
         await self._broker.ensure_stream(self.stream)
         async with self._database.connected(application_name=f"covey ingest {self.stream}") as connection:
-            with translated():
-                position = int(await connection.fetchval(_POSITION, self.stream))
-            async with self._broker.read(self.stream, self._topics, position) as reader:
-                await self._require_history(connection, position)
-                while True:
-                    entries = await self._next(reader)
-                    upto = entries[-1].sequence if entries else reader.position
-                    if upto > position:
-                        await self._take_in(connection, _received(self.stream, position, upto, entries))
-                        position = upto
+            while True:
+                await self._store_until_level(connection, await self._take_up(connection))
 
-    async def _next(self, reader: Reader) -> list[Entry]:
+    async def _take_up(self, connection: Connection) -> Position:
+        """Read on from where this service is, for the topics of ours that are furthest behind."""
+        with translated():
+            await connection.execute(_APPEAR, self.stream)
+            sequence, topics, others = await connection.fetchrow(_POSITION, self.stream)
+            found = Position(sequence, frozenset(topics.split()), orjson.loads(others))
+            position = found.taken_up(self._topics.keys())
+            now = " ".join(sorted(position.topics))
+            await connection.execute(_SAY, now)
+            if position != found:
+                args = (position.sequence, now, orjson.dumps(position.others).decode(), sequence, topics, others)
+                if await connection.execute(_TAKE_UP, self.stream, *args) != "UPDATE 1":
+                    raise Fenced(f"another reader is ahead in the stream {self.stream}")
+        return position
+
+    async def _store_until_level(self, connection: Connection, position: Position) -> None:
+        """Store what comes; return when the topics of this position have come as far as others of ours were read."""
+        level = position.until(self._topics.keys())
+        topics = [self._topics[name] for name in sorted(position.topics)]
+        async with self._broker.read(self.stream, topics, position.sequence) as reader:
+            await self._require_history(connection, position)
+            if level is not None:
+                names = sorted(position.topics)
+                log.info("ingest_catches_up", stream=self.stream, topics=names, after=position.sequence, upto=level)
+            place = position.sequence
+            while level is None or place < level:
+                entries = await self._next(reader, IDLE_SECONDS if level is None else BEHIND_SECONDS)
+                upto = entries[-1].sequence if entries else reader.position
+                if level is not None and upto > level:
+                    upto, entries = level, [entry for entry in entries if entry.sequence <= level]
+                if upto > place:
+                    await self._take_in(connection, _received(self.stream, place, upto, entries))
+                    place = upto
+
+    async def _next(self, reader: Reader, seconds: float) -> list[Entry]:
         """Wait for messages, at times in vain: then the position moves over what is not for us, or it would age."""
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await reader.next(self._options.read_batch)
         except TimeoutError:
             return []
 
-    async def _require_history(self, connection: Connection, position: int) -> None:
+    async def _require_history(self, connection: Connection, position: Position) -> None:
         """Raise HistoryLost when the stream no longer fits our position: silence here would be lost events.
 
-        Asked once the reader is open: a stream that is made anew from then on ends the reader.
+        Asked once the reader is open: a stream that is made anew from then on ends the reader. A topic that lags behind
+        may be older than what the stream holds: no version has wanted it since, and it begins with the oldest.
         """
         extent = await self._broker.extent(self.stream)
         with translated():
-            if position == 0:
+            if position.untouched():
                 await connection.execute(_BEGIN, self.stream, extent.incarnation)
             known = await connection.fetchval(_INCARNATION, self.stream)
+        head = position.head(self._topics.keys())
         if known != extent.incarnation:
             raise self._lost(
-                f"was deleted and made anew, and this service has read up to {position} of the one before:"
+                f"was deleted and made anew, and this service has read up to {head} of the one before:"
                 " what this one holds up to there would be passed over"
             )
-        if position > 0 and extent.first > position + 1:
+        if head > 0 and extent.first > head + 1:
             raise self._lost(
-                f"holds messages from {extent.first} on, and this service has read up to {position}:"
+                f"holds messages from {extent.first} on, and this service has read up to {head}:"
                 " what lies between has outlived the stream's retention"
             )
-        if extent.lost(position):
-            end = next((after for after, upto in extent.gaps if position <= upto), extent.last)
-            raise self._lost(
-                f"ends at {end}, and this service has read up to {position}: the broker has lost messages"
-                " that it had confirmed"
-            )
+        for place in sorted({head, *map(position.of, self._topics)}):
+            if extent.lost(place):
+                end = next((after for after, upto in extent.gaps if place <= upto), extent.last)
+                raise self._lost(
+                    f"ends at {end}, and this service has read up to {place}: the broker has lost messages"
+                    " that it had confirmed"
+                )
         self._observation.history_lost.pop(self.stream, None)
         # What was there before us may be what our predecessor died of: once it is stored, that is seen (decision 0007).
         self._stored_upto = extent.last

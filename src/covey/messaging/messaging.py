@@ -85,7 +85,7 @@ class Messaging:
             for stream, topics in streams.items()
         ]
         own |= {f"ingest {ingest.stream}": ingest.run for ingest in self._ingests}
-        self._roles = Roles(database, owner, own, options.batch)
+        self._roles = Roles(database, owner, own, options.batch, router.table.keys())
         self._unannounced = False
         self._announcing: asyncio.Task[None] | None = None
 
@@ -186,7 +186,7 @@ def subscriptions(router: Router, service: str) -> dict[str, list[Topic]]:
         match registration:
             case Handled() | External() if is_command(registration):
                 topics.setdefault(service, set()).add(Topic("command"))
-            case Engine(kind="reply"):
+            case Engine(kind="reply", wanted=True):
                 topics.setdefault(service, set()).add(Topic("reply"))
             case Engine():
                 pass

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 
 import structlog
@@ -30,8 +30,8 @@ SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid = 2
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+_TELL = "UPDATE covey.process SET handles = $2 WHERE owner = $1"
 _TRY = "SELECT n FROM unnest($2::int[]) AS n WHERE pg_try_advisory_lock($1, n)"
-_LEAVE = "DELETE FROM covey.process WHERE owner = $1"
 _GIVE_BACK = """
 UPDATE covey.hold SET state = 'waiting', token = NULL, owner = NULL, until = clock_timestamp()
 WHERE owner = $1 AND state = 'working'
@@ -44,10 +44,16 @@ class Roles:
     """Competes for roles and runs those that it has won. `owner` is this process's number, locked while it lives.
 
     A process whose number is stored and not locked has died; `batch` messages of each lane may have been its last.
+    Beside the number it is told which types the process `handles`.
     """
 
     def __init__(
-        self, database: Database, owner: int, roles: Mapping[str, Callable[[], Awaitable[None]]], batch: int = 200
+        self,
+        database: Database,
+        owner: int,
+        roles: Mapping[str, Callable[[], Awaitable[None]]],
+        batch: int = 200,
+        handles: Collection[str] = (),
     ) -> None:
         self._database = database
         self._roles = {_number(name): (name, run) for name, run in roles.items()}
@@ -56,6 +62,7 @@ class Roles:
         self._turn = asyncio.Lock()
         self._owner = owner
         self._batch = batch
+        self._handles = sorted(handles)
         self._stopping = False
         self.claimed = asyncio.Event()
 
@@ -104,7 +111,7 @@ class Roles:
         connection = self._connection
         if connection is not None:
             with suppress(CoveyError):
-                await self._execute(connection, _LEAVE, self._owner)
+                await self._execute(connection, "SELECT covey.leave($1)", self._owner)
                 await self._execute(connection, _GIVE_BACK, self._owner)
 
     async def _compete(self) -> None:
@@ -112,6 +119,7 @@ class Roles:
             with translated():
                 await connection.execute("SELECT pg_advisory_lock($1, $2)", OWNERS, self._owner)
                 await connection.execute("SELECT covey.arrive($1, $2, $3, $4)", OWNERS, LANES, self._batch, self._owner)
+                await connection.execute(_TELL, self._owner, self._handles)
             self._connection = connection
             self.claimed.set()
             try:

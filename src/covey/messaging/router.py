@@ -92,10 +92,14 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A raw handler, and how its messages come: over the broker as `kind`, or only from the service itself."""
+    """A raw handler, and how its messages come: over the broker as `kind`, or only from the service itself.
+
+    What is not `wanted` is not asked of the broker: it comes when another process of the service has.
+    """
 
     raw: Raw
     kind: Literal["reply", "self"]
+    wanted: bool = True
 
 
 Registration = Handled[Any] | External[Any] | Engine | Ignored

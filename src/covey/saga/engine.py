@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from covey.context import current
 from covey.errors import DefinitionError
 from covey.messaging.delivery import IN_REPLY_TO, Delivery
-from covey.messaging.failure import Dead, NotHere
+from covey.messaging.failure import ELSEWHERE, Dead, NotHere
 from covey.messaging.router import Engine, Router
 from covey.messaging.storable import clean
 from covey.saga.definition import Definition
@@ -31,9 +30,6 @@ from covey.saga.transition import Transition, step_name
 from covey.telemetry.telemetry import Telemetry
 from covey.work.inbox import COMMAND_ID
 from covey.work.unit_of_work import Work
-
-ELSEWHERE = timedelta(milliseconds=500)
-"""After so long a message that this replica cannot handle is there for any replica again."""
 
 log = structlog.get_logger("covey.saga")
 
@@ -62,13 +58,13 @@ class SagaEngine:
         )
 
     def router(self) -> Router:
-        """Return the handlers of the messages that move sagas; none when there are no sagas."""
-        router = Router()
-        if self._sagas:
-            moves = _Moves(self)
-            router.add(f"{self._service}.reply.v1", Engine(moves, "reply"))
-            router.add(f"{self._service}.saga-step.v1", Engine(moves, "self"))
-            router.add(f"{self._service}.saga-timeout.v1", Engine(moves, "self"))
+        """Return the handlers of the messages that move sagas: where there are none, too, for the next version may have
+        its first one beside this. Replies are read only for sagas that are here.
+        """
+        router, moves = Router(), _Moves(self)
+        router.add(f"{self._service}.reply.v1", Engine(moves, "reply", wanted=bool(self._sagas)))
+        router.add(f"{self._service}.saga-step.v1", Engine(moves, "self"))
+        router.add(f"{self._service}.saga-timeout.v1", Engine(moves, "self"))
         return router
 
     async def move(self, delivery: Delivery, record: Record, work: Work) -> None:
