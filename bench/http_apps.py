@@ -61,7 +61,7 @@ def serve(app: ASGIApp, port: int) -> None:
 def serve_covey(port: int) -> None:
     """Serve the same routes on covey as a service does: everything on, each span sent, each request logged."""
     from covey.http.application import application
-    from covey.http.head import BoundedHead
+    from covey.http.slow_readers import BoundedAnswer
     from covey.telemetry.health import Readiness
     from covey.telemetry.telemetry import Telemetry, TelemetryOptions
 
@@ -71,7 +71,7 @@ def serve_covey(port: int) -> None:
         readiness.started()
         app = application("bench", [routes()], telemetry, readiness)
         uvicorn.run(
-            app, port=port, http=BoundedHead, log_config=None, access_log=False, lifespan="off", server_header=False
+            app, port=port, http=BoundedAnswer, log_config=None, access_log=False, lifespan="off", server_header=False
         )
 
 

@@ -59,7 +59,7 @@ def serve_assembled(port: int) -> None:
 async def serve_covey(port: int, valkey: Valkey | None) -> None:
     """Serve as a service does: everything on, each span sent, each request logged."""
     from covey.http.application import application
-    from covey.http.head import BoundedHead
+    from covey.http.slow_readers import BoundedAnswer
     from covey.security.principal import DevelopmentTokens
     from covey.telemetry.health import Readiness
     from covey.telemetry.telemetry import Telemetry, TelemetryOptions
@@ -88,7 +88,7 @@ async def serve_covey(port: int, valkey: Valkey | None) -> None:
         config = uvicorn.Config(
             app,
             port=port,
-            http=BoundedHead,
+            http=BoundedAnswer,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -41,9 +41,9 @@ from covey.garbage import spare_what_is_there
 from covey.grpc.options import GrpcOptions
 from covey.http.application import application
 from covey.http.edge import HttpOptions
-from covey.http.head import BoundedHead
 from covey.http.limits import Limits, quotas_of
 from covey.http.live import Pages
+from covey.http.slow_readers import BoundedAnswer
 from covey.http.versioning import Deprecated
 from covey.messaging.broker import Broker
 from covey.messaging.messaging import Messaging
@@ -345,7 +345,7 @@ def _http(app: Any, settings: ServiceSettings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
-        http=BoundedHead,
+        http=BoundedAnswer,
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -16,9 +16,10 @@ from covey.telemetry.telemetry import Telemetry
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Have the client tested on both event loops: tests run on asyncio's, services on uvloop."""
+    """Have what deals with connections tested on both event loops: tests run on asyncio's, services on uvloop."""
     own = {"asyncio": asyncio.new_event_loop}
-    return {**own, "uvloop": uvloop.new_event_loop} if item.path.name == "test_client.py" else own
+    both = item.path.name in ("test_client.py", "test_slow_readers.py")
+    return {**own, "uvloop": uvloop.new_event_loop} if both else own
 
 
 @pytest.fixture

@@ -7,18 +7,22 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import aiohttp
 import inventory_service.routes
 import order_service.routes
 import pytest
 from fastapi import APIRouter
+from starlette.types import Message
 
 from covey.http.application import Application
 from covey.http.edge import HttpOptions
 from covey.http.shedding import priority, priority_of
 from covey.resilience.load_shedding import Priority, SheddingOptions
 from covey.security.principal import DevelopmentTokens
+from covey.testing.asgi import ask, scope_of
+from covey.testing.clock import FakeClock
 from covey.testing.eventually import eventually
 from covey.testing.serving import serving
 from covey.testing.tokens import KEY, bearer
@@ -90,7 +94,8 @@ async def _stage(make: Callable[..., Application]) -> AsyncIterator[Stage]:
     for path, level in (("/low", Priority.LOW), ("/critical", Priority.CRITICAL), ("/uncounted", None)):
         api.get(path)(priority(level)(_handler(work)))
     api.get("/normal")(_handler(work))
-    app = make(api, options=FOUR, verifier=DevelopmentTokens(KEY))
+    # Its time stands still: after a second without an answer one would be let in past the limit.
+    app = make(api, options=FOUR, verifier=DevelopmentTokens(KEY), clock=FakeClock())
     async with (
         serving(app) as url,
         aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), timeout=PATIENCE) as http,
@@ -143,6 +148,35 @@ async def test_what_the_platform_asks_is_let_in_and_counts_for_nothing(stage: St
     for path in ("/health", "/ready", "/metrics"):
         async with stage.http.get(path) as response:
             assert response.status == 200
+
+
+async def test_how_long_an_answer_waits_for_its_reader_says_nothing_of_how_long_work_takes(
+    make: Callable[..., Application],
+) -> None:
+    clock, api = FakeClock(), APIRouter()
+
+    @api.get("/work")
+    async def work() -> str:
+        await clock.advance(timedelta(milliseconds=10))
+        return "done"
+
+    app = make(api, options=HttpOptions(shedding=SheddingOptions(initial=40)), clock=clock)
+
+    async def asked(reader_takes: timedelta) -> None:
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        async def send(message: Message) -> None:
+            await clock.advance(reader_takes)
+
+        await app(scope_of("GET", "/work", {}), receive, send)
+
+    for takes in (timedelta(), timedelta(seconds=10)):
+        for _ in range(30):
+            await asked(takes)
+
+    metrics = (await ask(app, "GET", "/metrics")).body.decode()
+    assert "\nhttp_concurrency_limit 40.0\n" in metrics
 
 
 def test_in_the_shop_checkout_comes_before_browsing() -> None:

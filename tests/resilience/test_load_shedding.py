@@ -6,6 +6,7 @@ import heapq
 import random
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -207,6 +208,100 @@ def test_important_work_may_go_past_the_limit_and_unimportant_not_up_to_it() -> 
 
     assert admitted == {Priority.LOW: 15, Priority.NORMAL: 5, Priority.CRITICAL: 20}
     assert shedder.shed == dict.fromkeys(Priority, 1)
+
+
+class Frozen:
+    """Sixty that never end, and a limit that has fallen below them since what takes 10 ms has taken 200 ms."""
+
+    def __init__(self) -> None:
+        self.clock = Hand()
+        self.shedder = LoadShedder(SheddingOptions(), self.clock)
+        self.stuck = [self.shedder.enter(Priority.NORMAL) for _ in range(60)]
+        for _ in range(100):
+            self.do(0.01)
+        with suppress(Overloaded):
+            while True:
+                self.do(0.2)
+
+    def do(self, seconds: float) -> None:
+        """Do something that takes so long. Raises Overloaded."""
+        begun = self.shedder.enter(Priority.NORMAL)
+        self.clock.at += seconds
+        self.shedder.leave(begun, "/orders", done=True)
+
+    def let_in(self, seconds: float, level: Priority = Priority.NORMAL) -> list[float]:
+        """Ask for so long, twenty times a second, twice at once; return when each began that was let in."""
+        began, ends = [], self.clock.at + seconds
+        while self.clock.at < ends:
+            self.clock.at += 0.05
+            for _ in range(2):
+                with suppress(Overloaded):
+                    began.append(self.shedder.enter(level))
+        return began
+
+
+def test_a_limit_below_what_is_stuck_is_found_again_by_one_that_is_let_in() -> None:
+    frozen = Frozen()
+    frozen.clock.at += 3600
+
+    begun = frozen.shedder.enter(Priority.NORMAL)
+    with pytest.raises(Overloaded):
+        frozen.shedder.enter(Priority.NORMAL)
+    frozen.shedder.leave(begun, "/orders", done=True)
+    asked = 0
+    while frozen.shedder.limit <= 60:
+        frozen.clock.at += 1
+        frozen.do(0.01)
+        asked += 1
+
+    assert asked <= 5
+    for _ in range(1_000):
+        frozen.do(0.01)
+    assert frozen.shedder.limit > 60
+
+
+@pytest.mark.parametrize("level", Priority)
+def test_whatever_its_importance_one_a_second_is_let_in_while_nothing_is_measured(level: Priority) -> None:
+    frozen = Frozen()
+    with suppress(Overloaded):
+        while True:
+            frozen.shedder.enter(Priority.CRITICAL)
+
+    for _ in range(10):
+        began = frozen.let_in(1.01, level)
+        assert len(began) == 1
+        frozen.shedder.leave(began[0], "/orders", done=False)  # cancelled: nothing is measured
+
+
+def test_while_something_is_measured_nothing_goes_past_the_limit() -> None:
+    frozen = Frozen()
+    begun = [frozen.shedder.enter(Priority.CRITICAL) for _ in range(30)]
+
+    for one in begun:
+        frozen.clock.at += 0.9
+        frozen.shedder.leave(one, "/orders", done=True)
+        with pytest.raises(Overloaded):
+            frozen.shedder.enter(Priority.NORMAL)
+
+
+def test_where_those_that_are_let_in_are_stuck_too_they_become_few() -> None:
+    frozen = Frozen()
+
+    minute, hour = len(frozen.let_in(60)), len(frozen.let_in(3600))
+
+    assert 5 <= minute <= 15
+    assert 50 <= hour <= 100
+
+
+def test_what_is_really_slow_is_not_filled_by_those_that_are_let_in() -> None:
+    """One a second would be twice as much as it can do, and nothing else would stop them."""
+    play = Play(takes=lambda: 30)
+    play.run(300, at(0.5 * SERVERS / 30))
+
+    played = play.run(3600, at(4))
+
+    assert play.shedder.under_way <= 200
+    assert sum(played.done.values()) >= 0.9 * 3600 * SERVERS / 30
 
 
 def test_limits_that_contradict_each_other_are_refused() -> None:

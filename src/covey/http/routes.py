@@ -24,7 +24,7 @@ from starlette._utils import get_route_path
 from starlette.convertors import StringConvertor
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from covey import context
 from covey.errors import Invalid
@@ -86,6 +86,22 @@ class _Route:
     """What may be in the query; None: the route reads it by itself."""
 
 
+class _Answer:
+    """Passes an answer on. `waited` is for how many seconds there was no room for it: that time is its reader's."""
+
+    __slots__ = ("_now", "_send", "waited")
+
+    def __init__(self, send: Send, now: Callable[[], float]) -> None:
+        self._send = send
+        self._now = now
+        self.waited = 0.0
+
+    async def send(self, message: Message) -> None:
+        begun = self._now()
+        await self._send(message)
+        self.waited += self._now() - begun
+
+
 class Routes:
     """An ASGI application that hands a request to the first route of `api` that matches path and method.
 
@@ -133,12 +149,12 @@ class Routes:
         if self._shedder is None or route is None or route.priority is None:
             await self._admitted(route, scope, receive, send)
             return
-        begun, done = self._shedder.enter(route.priority), False
+        begun, done, answer = self._shedder.enter(route.priority), False, _Answer(send, self._shedder.now)
         try:
-            await self._admitted(route, scope, receive, send)
+            await self._admitted(route, scope, receive, answer.send)
             done = True
         finally:
-            self._shedder.leave(begun, route.template, done=done)
+            self._shedder.leave(begun, route.template, done=done, waited=answer.waited)
 
     async def _admitted(self, route: _Route | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle what there is room for, if its caller may ask for it and has not asked too often."""

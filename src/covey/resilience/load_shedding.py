@@ -14,6 +14,10 @@ for good is, once the limit has fallen to its floor.
 
 Important work may go past the limit, unimportant work not even up to it. So there is room for the one before the other
 is felt, and nobody waits in a queue to be refused.
+
+Where so much is stuck that nothing is let in, nothing is measured, and the limit would stay below it for ever. So after
+a second in which nothing was measured one is let in past the limit, as a probe, and what it takes moves the limit. The
+next waits a second longer for each that is not back: what is really slow, or stuck for good, is not filled by them.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from covey.errors import DefinitionError, Unavailable
 
 _WINDOW_SECONDS = 0.1
 _LEAST_SAMPLES = 8
+_PROBE_SECONDS = 1.0
 _SMOOTHING = 0.3
 _LEARNING = 0.02
 _TOLERANCE = 1.5
@@ -68,7 +73,7 @@ class LoadShedder:
         self, options: SheddingOptions, clock: Clock, chance: Callable[[float, float], float] = random.uniform
     ) -> None:
         self._options = options
-        self._now = clock.monotonic
+        self.now = clock.monotonic
         self._chance = chance
         self._limit = float(options.initial)
         self._alone: dict[str, tuple[float, int]] = {}  # the mean by kind, and of how many
@@ -76,6 +81,8 @@ class LoadShedder:
         self._samples = 0
         self._took = self._would_take = 0.0
         self._highest = 0
+        self._quiet_since = self.now()  # when something was measured last, or a probe let in
+        self._probes: set[float] = set()  # when those began that are under way
         self.under_way = 0
         self.shed: dict[Priority, int] = dict.fromkeys(Priority, 0)
 
@@ -86,23 +93,30 @@ class LoadShedder:
 
     def enter(self, priority: Priority) -> float:
         """Let work in and return when it began, to be given back when it leaves. Raises Overloaded."""
-        if self.under_way >= self._limit * priority.value:
+        now = self.now()
+        if self.under_way >= self._limit * priority.value and not self._may_probe(now):
             self.shed[priority] += 1
             # Spread, or all who were refused together would come back together.
             raise Overloaded("too much is under way", timedelta(seconds=self._chance(*_RETRY_SECONDS)))
         self.under_way += 1
         if self.under_way > self._highest:
             self._highest = self.under_way
-        return self._now()
+        return now
 
-    def leave(self, begun: float, kind: str, *, done: bool) -> None:
-        """Let work of this kind out. What failed, or was refused, says nothing of how long it takes."""
+    def leave(self, begun: float, kind: str, *, done: bool, waited: float = 0.0) -> None:
+        """Let work of this kind out. What failed, or was refused, says nothing of how long it takes.
+
+        Of its time it has `waited` so many seconds for somebody whose slowness is not ours.
+        """
         under_way = self.under_way
         self.under_way = under_way - 1
+        was_probe = begun in self._probes
+        if was_probe:
+            self._probes.remove(begun)
         if not done:
             return
-        now = self._now()
-        took = now - begun
+        self._quiet_since = now = self.now()
+        took = now - begun - waited
         alone, count = self._alone.get(kind, (took, 0))
         if count == 0 or under_way <= max(self._options.least, self._limit / 2):
             count += 1
@@ -111,8 +125,16 @@ class LoadShedder:
         self._samples += 1
         self._took += took
         self._would_take += alone
-        if now >= self._window_ends and self._samples >= _LEAST_SAMPLES:
+        if now >= self._window_ends and (was_probe or self._samples >= _LEAST_SAMPLES):
             self._adjust(now)
+
+    def _may_probe(self, now: float) -> bool:
+        """Tell whether one may go past the limit, because nothing has been measured for long; it is let in then."""
+        if now - self._quiet_since < _PROBE_SECONDS * (1 + len(self._probes)) or self.under_way >= self._options.most:
+            return False
+        self._quiet_since = now
+        self._probes.add(now)
+        return True
 
     def _adjust(self, now: float) -> None:
         """Set the limit by what was seen since it was set last."""
