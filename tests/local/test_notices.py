@@ -92,3 +92,12 @@ async def test_services_that_share_a_process_are_told_apart(logs: Logs) -> None:
         await eventually(lambda: logs.said)
 
     assert logs.said == ["order has given up a.v1: no\n  covey dead list order"]
+
+
+async def test_what_others_have_said_does_not_command_the_terminal(logs: Logs) -> None:
+    async with logs.followed():
+        logs.write("order", dead("a.v1", "\x1b]0;owned\x07"))
+        await eventually(lambda: logs.said)
+
+    assert "\x1b" not in logs.said[0]
+    assert "owned" in logs.said[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -96,3 +97,7 @@ def test_what_reads_like_a_variable_in_what_a_service_is_told_is_none(tmp_path: 
     write_environment(tmp_path, "order", {"TEMPLATE": "${HOME}/it's", "NEXT": "1"})
 
     assert read_environment(tmp_path, "order") == {"TEMPLATE": "${HOME}/it's", "NEXT": "1"}
+
+
+async def test_what_customers_have_said_is_for_this_user_only(folder: StateFolder) -> None:
+    assert [stat.S_IMODE((folder.path / name).stat().st_mode) for name in ("logs", "data")] == [0o700, 0o700]

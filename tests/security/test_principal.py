@@ -34,6 +34,13 @@ async def test_a_token_that_was_changed_anywhere_is_none(tokens: DevelopmentToke
         await tokens.verify(token[:place] + other + token[place + 1 :])
 
 
+async def test_a_token_with_something_put_into_it_is_none(tokens: DevelopmentTokens) -> None:
+    token = tokens.mint("user:7", "staff")
+
+    with pytest.raises(InvalidToken):
+        await tokens.verify(token[:20] + "!!!!" + token[20:])
+
+
 async def test_a_token_of_another_system_is_none(tokens: DevelopmentTokens) -> None:
     with pytest.raises(InvalidToken):
         await tokens.verify(DevelopmentTokens("fedcba9876543210").mint("user:7", "staff"))

@@ -64,7 +64,6 @@ class Live:
         pages.require_room()
         if await look() is None:
             raise NotFound(f"there is no {self.name} {id_}")
-        pages.require_room()  # others may have come meanwhile
         name = f"{transactions.service}:{self.name}:{id_}"
         events = pages.events(name, look, self._seconds) if request.method == "GET" else _nothing()
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
