@@ -549,6 +549,26 @@ class TestBatches:
             assert await effects(shop, "bad") == []
             assert await have_waited(shop) == {"bad"}
 
+    async def test_of_which_two_lose_the_connection_by_turns_stop_nobody_else(
+        self, memory_broker: MemoryBroker, feed: Feed, shop_url: str
+    ) -> None:
+        """As with two workers, of which each has one of them: neither is met twice on end."""
+        router, next_ = Router(), ["bad", "worse"]
+
+        @router.on(Added)
+        async def handle(message: Added, work: Work) -> None:
+            if message.name == next_[0]:
+                next_.reverse()
+                await work.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            await keep(message, work)
+
+        await remember_who_waits(shop_url)
+        await feed.publish([feed.envelope(key, n) for n in range(2) for key in ("bad", "worse", "a", "b")])
+        async with replica("shop", shop_url, memory_broker, [router], options=quick(workers=1)) as shop:
+            await eventually(lambda: _have_effects(shop, 4, "a", "b"), PATIENCE)
+
+            assert await have_waited(shop) <= {"bad", "worse"}
+
     async def test_a_connection_that_is_lost_at_the_end_is_nobodys_fault(
         self, memory_broker: MemoryBroker, feed: Feed, shop_url: str
     ) -> None:
@@ -663,3 +683,7 @@ async def test_a_handlers_own_plans_are_not_the_queues(memory_broker: MemoryBrok
     async with replica("shop", shop_url, memory_broker, [router]):
         await feed.add("a", [1])
         await eventually(lambda: seen == ["on"])
+
+
+async def _have_effects(shop: Replica, number: int, *keys: str) -> bool:
+    return bool(await shop.fetchval("SELECT count(*) = $1 FROM effect WHERE key = ANY ($2)", number, list(keys)))
